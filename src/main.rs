@@ -1,1 +1,25 @@
-fn main(){}
+//! pinion: the composition root. Flags become a plan, the plan becomes running shards, a signal drains them.
+//!
+//! Holds no data and no protocol: the engine is `shard`, the client commands are `client`, the offline tools
+//! read a directory with the same `wal` and `index` code that recovery uses.
+
+mod banner;
+mod cli;
+mod config;
+mod exit;
+mod serve;
+mod units;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    exit::code(run())
+}
+
+fn run() -> Result<(), exit::Failure> {
+    let (command, matches) = cli::parse(std::env::args_os())?;
+    match command {
+        cli::Command::Serve(flags) => serve::run(*flags, &matches),
+        _ => Err(exit::usage("this command is not in this build yet")),
+    }
+}
