@@ -1,0 +1,387 @@
+//! Crossing shards: one single-producer single-consumer queue per ordered pair of shards, and the protocol that lets a
+//! shard sleep without missing a message.
+//!
+//! Owns the queues and one `sleeping` flag per shard. It does not know what a message means, nor how a sleeper is woken
+//! (the caller posts into the sleeper's ring; such a post is kept until the sleeper looks, so it may arrive before it sleeps).
+//!
+//! # Why no wake-up is lost
+//!
+//! ```text
+//! sender                                    sleeper
+//! S1  push(message)        (Release)        R1  sleeping = true
+//! S2  fence(SeqCst)                         R2  fence(SeqCst)
+//! S3  if sleeping.swap(false) { wake }      R3  if any queue has mail { sleeping = false; do not sleep }
+//! ```
+//!
+//! The two fences stand in one total order. If S2 comes before R2, everything before S2 is visible to what follows R2, so
+//! R3 sees the message of S1 and the shard does not sleep. If R2 comes before S2, S3 sees the flag of R1, so the sender wakes.
+//! There is no third case. The same holds for several senders, each against the sleeper on its own.
+//!
+//! The swap in S3 lets exactly one sender wake a sleep: whoever takes the flag. A sender may take it between R1 and R3;
+//! then R3 finds mail (its push came before), the shard stays awake, and one needless post waits in its ring. That costs a
+//! turn without work, never a message.
+//!
+//! The fence is paid once per turn and destination, not once per message: [`Mailbox::wakes`] does S2 and S3 for every shard that
+//! was sent to since the last call. **A turn that sends must end with it.**
+//!
+//! # Invariants
+//! - Messages from one shard to another arrive in the order they were sent.
+//! - A queue never grows: a full one gives the message back, and the sender says so to whoever asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// One flag to a cache line (two, because of the adjacent-line prefetcher), or every sleeper would slow its neighbours.
+#[repr(align(128))]
+#[derive(Debug)]
+struct Flag(AtomicBool);
+
+/// One shard's end of all queues to and from the others. Moves into the shard's thread.
+#[derive(Debug)]
+pub struct Mailbox<T> {
+    me: usize,
+    /// by destination; `None` at `me`
+    outgoing: Vec<Option<rtrb::Producer<T>>>,
+    /// by origin; `None` at `me`
+    incoming: Vec<Option<rtrb::Consumer<T>>>,
+    /// by destination: sent to since `wakes` last looked
+    unannounced: Vec<bool>,
+    any_unannounced: bool,
+    sleeping: Arc<[Flag]>,
+}
+
+/// The mailboxes of `shards` shards, in shard order; each ordered pair gets a queue of `capacity` messages, allocated here.
+///
+/// # Panics
+/// When `shards` or `capacity` is 0.
+pub fn mesh<T: Send>(shards: usize, capacity: usize) -> Vec<Mailbox<T>> {
+    assert!(shards > 0, "a mesh needs a shard");
+    assert!(
+        capacity > 0,
+        "a queue of no messages would refuse every message"
+    );
+    let sleeping: Arc<[Flag]> = (0..shards).map(|_| Flag(AtomicBool::new(false))).collect();
+    let mut boxes: Vec<Mailbox<T>> = (0..shards)
+        .map(|me| Mailbox {
+            me,
+            outgoing: (0..shards).map(|_| None).collect(),
+            incoming: (0..shards).map(|_| None).collect(),
+            unannounced: vec![false; shards],
+            any_unannounced: false,
+            sleeping: sleeping.clone(),
+        })
+        .collect();
+    for from in 0..shards {
+        for to in (0..shards).filter(|&to| to != from) {
+            let (producer, consumer) = rtrb::RingBuffer::new(capacity);
+            boxes[from].outgoing[to] = Some(producer);
+            boxes[to].incoming[from] = Some(consumer);
+        }
+    }
+    boxes
+}
+
+impl<T> Mailbox<T> {
+    /// The shard that owns this mailbox.
+    pub fn shard(&self) -> usize {
+        self.me
+    }
+
+    /// Shards in the mesh, this one included.
+    pub fn shards(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Queue a message for another shard. It is announced by the next [`wakes`](Mailbox::wakes).
+    ///
+    /// # Errors
+    /// The message, when the queue is full.
+    ///
+    /// # Panics
+    /// When `to` is this shard: what stays here needs no queue.
+    #[inline]
+    pub fn send(&mut self, to: usize, message: T) -> Result<(), T> {
+        let Some(queue) = &mut self.outgoing[to] else {
+            panic!("shard {to} sends a message to itself");
+        };
+        queue
+            .push(message)
+            .map_err(|rtrb::PushError::Full(message)| message)?;
+        self.unannounced[to] = true;
+        self.any_unannounced = true;
+        Ok(())
+    }
+
+    /// Messages that can still be sent to `to` before its queue is full (this shard itself: none).
+    pub fn room(&self, to: usize) -> usize {
+        self.outgoing[to].as_ref().map_or(0, rtrb::Producer::slots)
+    }
+
+    /// Messages on their way to `to` that it has not taken yet.
+    pub fn depth(&self, to: usize) -> usize {
+        self.outgoing[to]
+            .as_ref()
+            .map_or(0, |queue| queue.buffer().capacity() - queue.slots())
+    }
+
+    /// Messages on their way to all other shards.
+    pub fn depth_total(&self) -> usize {
+        (0..self.shards()).map(|to| self.depth(to)).sum()
+    }
+
+    /// Take every message that is there now, origin by origin, each origin's in the order sent. What arrives meanwhile waits for the
+    /// next turn, so that a busy neighbour cannot hold this shard here. Returns how many were taken.
+    #[inline]
+    pub fn drain(&mut self, mut take: impl FnMut(usize, T)) -> usize {
+        let mut taken = 0;
+        for (from, queue) in self.incoming.iter_mut().enumerate() {
+            let Some(queue) = queue else { continue };
+            let waiting = queue.slots();
+            if waiting == 0 {
+                continue;
+            }
+            let chunk = queue
+                .read_chunk(waiting)
+                .expect("slots() messages are there: only this end takes them");
+            for message in chunk {
+                take(from, message);
+            }
+            taken += waiting;
+        }
+        taken
+    }
+
+    /// Take one message from `from`: for callers that cannot lend themselves to the closure of [`drain`](Mailbox::drain).
+    #[inline]
+    pub fn receive(&mut self, from: usize) -> Option<T> {
+        self.incoming[from].as_mut()?.pop().ok()
+    }
+
+    /// Messages waiting here, from all shards.
+    #[inline]
+    pub fn waiting(&self) -> usize {
+        self.incoming
+            .iter()
+            .flatten()
+            .map(rtrb::Consumer::slots)
+            .sum()
+    }
+
+    /// Whether `to` sleeps and this caller is the one to wake it: true at most once per sleep. Call after the last send to `to`.
+    #[inline]
+    pub fn needs_wake(&mut self, to: usize) -> bool {
+        self.unannounced[to] = false;
+        fence(Ordering::SeqCst); // S2
+        self.take_flag(to)
+    }
+
+    /// Calls `wake` for every shard that was sent to since the last call, sleeps, and is this caller's to wake. Once a turn, after all sends.
+    #[inline]
+    pub fn wakes(&mut self, mut wake: impl FnMut(usize)) {
+        if !self.any_unannounced {
+            return;
+        }
+        self.any_unannounced = false;
+        fence(Ordering::SeqCst); // S2, for all destinations
+        for to in 0..self.unannounced.len() {
+            if std::mem::take(&mut self.unannounced[to]) && self.take_flag(to) {
+                wake(to);
+            }
+        }
+    }
+
+    /// S3. The plain load first keeps the line shared while the other shard is awake, which is nearly always.
+    #[inline]
+    fn take_flag(&self, to: usize) -> bool {
+        let flag = &self.sleeping[to].0;
+        flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel)
+    }
+
+    /// About to sleep: from here on, senders wake this shard. False when there is mail already (then it counts as awake and must drain).
+    #[must_use]
+    pub fn prepare_sleep(&mut self) -> bool {
+        debug_assert!(
+            !self.unannounced.contains(&true),
+            "going to sleep with messages that nobody was told of"
+        );
+        let flag = &self.sleeping[self.me].0;
+        flag.store(true, Ordering::Relaxed); // R1
+        fence(Ordering::SeqCst); // R2
+        if self.waiting() > 0 {
+            flag.store(false, Ordering::Relaxed);
+            return false; // R3
+        }
+        true
+    }
+
+    /// Back from sleep, for whatever reason. Drain afterwards: a sender that sees the shard awake does not wake it.
+    pub fn awake(&mut self) {
+        self.sleeping[self.me].0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_full_queue_gives_the_message_back() {
+        let mut boxes = mesh::<u32>(2, 2);
+        let (left, right) = boxes.split_at_mut(1);
+        assert_eq!(left[0].room(1), 2);
+        assert_eq!(left[0].send(1, 10), Ok(()));
+        assert_eq!(left[0].send(1, 11), Ok(()));
+        assert_eq!(left[0].send(1, 12), Err(12));
+        assert_eq!(
+            (left[0].depth(1), left[0].depth_total(), left[0].room(1)),
+            (2, 2, 0)
+        );
+        assert_eq!(right[0].waiting(), 2);
+        assert_eq!(right[0].receive(0), Some(10));
+        assert_eq!(left[0].send(1, 12), Ok(()));
+        let mut got = Vec::new();
+        assert_eq!(right[0].drain(|from, message| got.push((from, message))), 2);
+        assert_eq!(got, [(0, 11), (0, 12)]);
+        assert_eq!(left[0].depth(1), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "to itself")]
+    fn a_message_to_itself_is_a_mistake() {
+        let _ = mesh::<u32>(1, 1)[0].send(0, 1);
+    }
+
+    #[test]
+    fn a_sleep_is_woken_exactly_once() {
+        let mut boxes = mesh::<u32>(3, 8);
+        assert!(boxes[2].prepare_sleep());
+        boxes[0].send(2, 1).unwrap();
+        boxes[1].send(2, 2).unwrap();
+        assert!(boxes[0].needs_wake(2));
+        assert!(!boxes[1].needs_wake(2));
+        assert!(!boxes[0].needs_wake(2));
+        boxes[2].awake();
+        assert!(!boxes[2].prepare_sleep(), "there is mail");
+        assert_eq!(boxes[2].drain(|_, _| ()), 2);
+        assert!(boxes[2].prepare_sleep());
+        let mut woken = Vec::new();
+        boxes[0].send(2, 3).unwrap();
+        boxes[0].send(1, 4).unwrap();
+        boxes[0].wakes(|to| woken.push(to));
+        assert_eq!(woken, [2], "shard 1 is awake");
+        boxes[0].wakes(|_| panic!("nothing was sent since"));
+    }
+
+    #[test]
+    fn nobody_is_woken_while_awake() {
+        let mut boxes = mesh::<u32>(2, 8);
+        assert!(boxes[1].prepare_sleep());
+        boxes[1].awake();
+        boxes[0].send(1, 1).unwrap();
+        assert!(!boxes[0].needs_wake(1));
+    }
+
+    proptest! {
+        #[test]
+        fn queues_behave_as_bounded_fifos(operations in prop::collection::vec((0u8..4, 0usize..3, 0usize..3), 1..300)) {
+            let capacity = 4;
+            let mut boxes = mesh::<u32>(3, capacity);
+            let mut model: Vec<Vec<VecDeque<u32>>> = vec![vec![VecDeque::new(); 3]; 3];
+            for (number, (operation, from, to)) in operations.into_iter().enumerate() {
+                if from == to { continue; }
+                let message = number as u32;
+                match operation {
+                    0 | 1 => {
+                        let wanted = if model[from][to].len() < capacity { model[from][to].push_back(message); Ok(()) } else { Err(message) };
+                        prop_assert_eq!(boxes[from].send(to, message), wanted);
+                    }
+                    2 => prop_assert_eq!(boxes[to].receive(from), model[from][to].pop_front()),
+                    _ => {
+                        let mut got = Vec::new();
+                        boxes[to].drain(|origin, message| got.push((origin, message)));
+                        let wanted: Vec<_> = (0..3).flat_map(|origin| model[origin][to].drain(..).map(move |m| (origin, m)).collect::<Vec<_>>()).collect();
+                        prop_assert_eq!(got, wanted);
+                    }
+                }
+                prop_assert_eq!(boxes[from].depth(to), model[from][to].len());
+            }
+        }
+    }
+
+    /// Shards that sleep whenever they can, woken only through the protocol: a lost wake-up shows as a sleep that never ends.
+    #[test]
+    fn no_wake_up_is_lost_under_stress() {
+        const SHARDS: usize = 3;
+        const MESSAGES: u64 = 60_000;
+        let (wake_senders, wake_receivers): (Vec<_>, Vec<_>) =
+            (0..SHARDS).map(|_| mpsc::channel::<()>()).unzip();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let threads: Vec<_> = mesh::<u64>(SHARDS, 16)
+            .into_iter()
+            .zip(wake_receivers)
+            .map(|(mut mailbox, woken)| {
+                let wake_senders = wake_senders.clone();
+                std::thread::spawn(move || {
+                    let me = mailbox.shard();
+                    let mut sent = [0u64; SHARDS];
+                    let mut received = [0u64; SHARDS];
+                    let mut sleeps = 0u64;
+                    sent[me] = MESSAGES;
+                    received[me] = MESSAGES;
+                    while sent.iter().chain(&received).any(|&count| count < MESSAGES) {
+                        mailbox.drain(|from, message| {
+                            assert_eq!(message, received[from], "out of order from {from}");
+                            received[from] += 1;
+                        });
+                        // one message a destination and turn: the more often queues run empty, the more often there is a sleep to lose
+                        for to in (0..SHARDS).filter(|&to| to != me) {
+                            if sent[to] < MESSAGES
+                                && received.iter().all(|&count| count + 8 > sent[to])
+                                && mailbox.send(to, sent[to]).is_ok()
+                            {
+                                sent[to] += 1;
+                            }
+                        }
+                        mailbox.wakes(|to| {
+                            wake_senders[to]
+                                .send(())
+                                .expect("the receiver outlives the test")
+                        });
+                        // asleep only while somebody else still has to send: then a wake-up must come
+                        let expects_mail = received.iter().any(|&count| count < MESSAGES);
+                        if expects_mail && mailbox.waiting() == 0 && mailbox.prepare_sleep() {
+                            sleeps += 1;
+                            let can_send = (0..SHARDS).any(|to| {
+                                to != me
+                                    && sent[to] < MESSAGES
+                                    && received.iter().all(|&count| count + 8 > sent[to])
+                            });
+                            if !can_send {
+                                woken
+                                    .recv_timeout(
+                                        deadline.saturating_duration_since(Instant::now()),
+                                    )
+                                    .expect("a wake-up was lost");
+                            }
+                            mailbox.awake();
+                        }
+                    }
+                    // stay reachable: peers may still announce to this shard
+                    (mailbox, woken, sleeps)
+                })
+            })
+            .collect();
+        let ends: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a shard panicked"))
+            .collect();
+        assert!(
+            ends.iter().map(|(_, _, sleeps)| sleeps).sum::<u64>() > 0,
+            "the test never slept, so it proved nothing"
+        );
+    }
+}
