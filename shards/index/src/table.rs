@@ -1,0 +1,270 @@
+//! The table: lookup and insertion.
+//!
+//! Every digest has a **home** bucket, and the map from digest to home is *monotone*: home = high * buckets / 2^64.
+//! While the table grows, digests up to `old_until` use the old number of buckets and the others the new one; as
+//! the new homes lie higher, that map is monotone as well, and nothing below depends on which of them is in force.
+//!
+//! Invariants, which insertion and growth keep and `check` in the tests walks:
+//! 1. *Sorted*: a digest in one bucket is never larger than a digest in a later bucket (inside a bucket there is no order).
+//! 2. *Reachable*: an entry lies at its home or after it, and every bucket from its home up to there is full.
+//! 3. Occupied slots of a bucket come first.
+//!
+//! From 2: a probe starts at home and ends at the first bucket that is not full. From 1 and 2: what lies between two buckets
+//! that are not full is closed, it can be taken out and put back under another map without looking at the rest.
+//! This is linear probing with Robin Hood exchange (Celis 1986), on buckets, with an order-preserving map.
+//!
+//! The last home bucket overflows into the buckets behind it: they are memory that later growth turns into homes; when
+//! the table is as large as it gets, a few buckets are kept for that.
+//!
+//! It does not know keys, the device or a clock.
+
+use crate::bucket::{self, Item, SLOTS};
+use crate::digest::{Digest, TableKey};
+use crate::entry::Entry;
+use crate::memory::{Bucket, TableMemory};
+
+/// Buckets that only ever hold overflow of the last home bucket. At 15 of 16 slots in use the odds that the overflow passes
+/// n buckets are about e^(-2n).
+const TAIL: usize = 32;
+
+/// Keys per bucket when the table cannot grow any further and is full.
+const FULL_PER_BUCKET: u64 = 15;
+
+/// Why a key was not inserted. Nothing was changed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IndexError {
+    /// The memory holds no more keys; existing keys can still be replaced.
+    #[error("index memory is full at {keys} keys: give the shard more with --memory")]
+    Full {
+        /// Keys in the index.
+        keys: u64,
+    },
+}
+
+/// The index partition of one shard.
+pub struct Index<M> {
+    pub(crate) memory: M,
+    /// Home buckets of digests with `high <= old_until`.
+    pub(crate) old_buckets: usize,
+    /// Home buckets of the others. The same number unless the table grows.
+    pub(crate) new_buckets: usize,
+    /// See above; u64::MAX unless the table grows.
+    pub(crate) old_until: u64,
+    pub(crate) keys: u64,
+    /// Keys above `old_until`.
+    pub(crate) moved: u64,
+    /// Buckets up to here have held something.
+    pub(crate) touched: usize,
+    /// Growth stopped for good: the digests are so uneven that moving on would run past the end of memory.
+    pub(crate) blocked: bool,
+    /// Entries on their way from old to new homes; empty between calls.
+    pub(crate) moving: Vec<Item>,
+}
+
+/// Home of `high` among `buckets`.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // less than `buckets`
+pub(crate) fn home_among(buckets: usize, high: u64) -> usize {
+    ((u128::from(high) * buckets as u128) >> 64) as usize
+}
+
+impl<M: TableMemory> Index<M> {
+    /// An empty table in zeroed memory; it starts with one bucket in use.
+    ///
+    /// # Panics
+    /// When the memory has no bucket at all.
+    pub fn new(memory: M) -> Index<M> {
+        Index::with_keys(memory, 0)
+    }
+
+    /// An empty table already sized for `keys` keys (as far as the memory goes), so that loading a checkpoint
+    /// moves nothing twice. At that many keys it takes 37 bytes a key.
+    ///
+    /// # Panics
+    /// When the memory has no bucket at all.
+    pub fn with_keys(memory: M, keys: u64) -> Index<M> {
+        assert!(!memory.buckets().is_empty(), "an index needs memory");
+        // 14 of 16 slots, less a margin: below the load at which it grows.
+        let wanted = usize::try_from(keys.div_ceil(14)).unwrap_or(usize::MAX);
+        let mut index = Index {
+            memory,
+            old_buckets: 1,
+            new_buckets: 1,
+            old_until: u64::MAX,
+            keys: 0,
+            moved: 0,
+            touched: 1,
+            blocked: false,
+            moving: Vec::new(),
+        };
+        index.new_buckets = wanted.clamp(1, index.most_buckets());
+        index.old_buckets = index.new_buckets;
+        index
+    }
+
+    /// Home buckets that the memory allows.
+    pub(crate) fn most_buckets(&self) -> usize {
+        let all = self.memory.buckets().len();
+        all - TAIL.min(all / 4)
+    }
+
+    #[inline]
+    pub(crate) fn home(&self, high: u64) -> usize {
+        let buckets = if high <= self.old_until {
+            self.old_buckets
+        } else {
+            self.new_buckets
+        };
+        home_among(buckets, high)
+    }
+
+    /// Bucket and slot of a key.
+    #[inline]
+    fn find(&self, key: TableKey) -> Option<(usize, usize)> {
+        let home = self.home(key.high);
+        for (distance, bucket) in self.memory.buckets()[home..].iter().enumerate() {
+            if let Some(slot) = bucket::find(bucket, key) {
+                return Some((home + distance, slot));
+            }
+            if !bucket::is_full(bucket) {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Ask for the cache line that a lookup of `digest` reads first.
+    #[inline]
+    pub fn prefetch(&self, digest: Digest) {
+        self.memory.prefetch(self.home(TableKey::of(digest).high));
+    }
+
+    /// Second step, once [`Index::prefetch`] had time to arrive: asks for the lines of the slot that matches, or
+    /// for the next bucket when the home is full and has no match.
+    #[inline]
+    pub fn prefetch_slot(&self, digest: Digest) {
+        let key = TableKey::of(digest);
+        let home = self.home(key.high);
+        let bucket = &self.memory.buckets()[home];
+        let candidates = bucket::matches(bucket, key.fingerprint);
+        if candidates != 0 {
+            let (first, last) = bucket::slot_lines(candidates.trailing_zeros() as usize);
+            self.memory.prefetch_line(home, first);
+            if last != first {
+                self.memory.prefetch_line(home, last);
+            }
+        } else if bucket::is_full(bucket) {
+            self.memory.prefetch(home + 1);
+        }
+    }
+
+    /// Both steps for a batch: all first lines, then all slots, so that the cache misses of the batch overlap.
+    /// Call with the digests of a frame, then apply the frame.
+    pub fn prefetch_many(&self, digests: &[Digest]) {
+        for digest in digests {
+            self.prefetch(*digest);
+        }
+        for digest in digests {
+            self.prefetch_slot(*digest);
+        }
+    }
+
+    /// What is known of the key.
+    #[inline]
+    pub fn get(&self, digest: Digest) -> Option<Entry> {
+        let (at, slot) = self.find(TableKey::of(digest))?;
+        Some(Entry::unpack(bucket::packed(
+            &self.memory.buckets()[at],
+            slot,
+        )))
+    }
+
+    /// Insert or replace; returns what was there.
+    ///
+    /// # Errors
+    /// [`IndexError::Full`] for a new key when memory is used up; nothing changed then.
+    ///
+    /// # Panics
+    /// When an entry cannot be packed: see [`Entry`] for the bounds.
+    #[inline]
+    pub fn put(&mut self, digest: Digest, entry: Entry) -> Result<Option<Entry>, IndexError> {
+        let key = TableKey::of(digest);
+        let packed = entry.pack();
+        if let Some((at, slot)) = self.find(key) {
+            let place = bucket::packed_mut(&mut self.memory.buckets_mut()[at], slot);
+            let before = Entry::unpack(place);
+            *place = packed;
+            return Ok(Some(before));
+        }
+        self.insert(Item { key, packed })?;
+        Ok(None)
+    }
+
+    /// Add a key that is not there.
+    #[inline(never)]
+    fn insert(&mut self, item: Item) -> Result<(), IndexError> {
+        self.make_room();
+        if self.keys >= self.capacity_keys() || !self.place(item) {
+            return Err(IndexError::Full { keys: self.keys });
+        }
+        self.keys += 1;
+        self.moved += u64::from(item.key.high > self.old_until);
+        Ok(())
+    }
+
+    /// Put `item` where the invariants want it; counts nothing. False, and nothing changed, when there is no room
+    /// between its home and the end of memory.
+    #[inline]
+    pub(crate) fn place(&mut self, item: Item) -> bool {
+        let home = self.home(item.key.high);
+        let buckets = self.memory.buckets_mut();
+        let Some(distance) = buckets[home..].iter().position(|b| !bucket::is_full(b)) else {
+            return false;
+        };
+        let free = home + distance;
+        let mut carried = item;
+        for full in &mut buckets[home..free] {
+            carried = bucket::exchange_for_largest(full, carried);
+        }
+        bucket::push(&mut buckets[free], &carried);
+        self.touched = self.touched.max(free + 1);
+        true
+    }
+
+    /// Keys, tombstones included.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.keys
+    }
+
+    /// No key yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys == 0
+    }
+
+    /// Bytes of buckets in use (what the 40 bytes a key are measured on).
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.new_buckets.max(self.touched) * size_of::<Bucket>()) as u64
+    }
+
+    /// Keys that the table can hold before [`IndexError::Full`].
+    #[must_use]
+    pub fn capacity_keys(&self) -> u64 {
+        self.most_buckets() as u64 * FULL_PER_BUCKET
+    }
+
+    /// The table is moving entries to new homes (a metric).
+    #[must_use]
+    pub fn is_growing(&self) -> bool {
+        self.old_buckets != self.new_buckets
+    }
+
+    /// Take the memory back.
+    pub fn into_memory(self) -> M {
+        self.memory
+    }
+}
+
+const _: () = assert!(size_of::<Bucket>() == SLOTS * 32);
