@@ -1,0 +1,219 @@
+//! O_DIRECT files by path: open, preallocate, zero-fill, sync, lock.
+//!
+//! Blocking calls, for start, shutdown and the thread that prepares segments. It does not know what the files are.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::memory::PAGE;
+use crate::{Buffer, WriteDurability, device};
+
+/// Size of one zero-filling write.
+const ZERO_WRITE: usize = 1 << 20;
+/// Between attempts at a lock.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+/// Open for reading and writing past the page cache; created (empty) if `create` and not there.
+///
+/// Unsupported, naming the filesystem, where O_DIRECT is refused.
+pub fn open_direct(path: &Path, create: bool) -> io::Result<OwnedFd> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .custom_flags(libc::O_DIRECT);
+    match options.open(path) {
+        Ok(file) => Ok(file.into()),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let filesystem =
+                device::filesystem_of(path).unwrap_or_else(|_| "its filesystem".to_owned());
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!(
+                    "{}: {filesystem} refuses O_DIRECT; put the data directory on ext4, XFS or another filesystem on a block device",
+                    path.display()
+                ),
+            ))
+        }
+        Err(error) => Err(at(path, error)),
+    }
+}
+
+/// Reserve `bytes` of disk from the start of the file and set its length; contents read as zero but are not written.
+///
+/// A first write into such space costs a metadata update; see [`zero_fill`].
+pub fn preallocate(file: &OwnedFd, bytes: u64) -> io::Result<()> {
+    let length = signed(bytes)?;
+    retry(|| {
+        // SAFETY: no pointers are passed.
+        unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) as isize }
+    })
+    .map(|_| ())
+}
+
+/// fallocate + write zeroes over every byte (O_DIRECT, 1 MiB writes, several in flight not needed) + fdatasync.
+///
+/// Afterwards a write anywhere in the file changes data blocks only, so RWF_DSYNC needs no journal commit.
+/// `bytes` must be a multiple of 4096.
+pub fn zero_fill(file: &OwnedFd, bytes: u64) -> io::Result<()> {
+    if !bytes.is_multiple_of(PAGE as u64) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "zero_fill of a length that is no multiple of 4096",
+        ));
+    }
+    match preallocate(file, bytes) {
+        // A filesystem without fallocate allocates as it is written.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {}
+        result => result?,
+    }
+    let zeroes = Buffer::new(ZERO_WRITE)?;
+    let mut offset = 0;
+    while offset < bytes {
+        let step = usize::try_from(bytes - offset).map_or(ZERO_WRITE, |left| left.min(ZERO_WRITE));
+        pwrite_all(file, offset, &zeroes[..step])?;
+        offset += step as u64;
+    }
+    fdatasync(file)
+}
+
+/// Make the data of a file, and what is needed to find it, durable.
+pub fn fdatasync(file: &OwnedFd) -> io::Result<()> {
+    retry(|| {
+        // SAFETY: no pointers are passed.
+        unsafe { libc::fdatasync(file.as_raw_fd()) as isize }
+    })
+    .map(|_| ())
+}
+
+/// Make creations, renames and removals in a directory durable.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| at(path, error))
+}
+
+/// Exclusive flock, retried for `patience` (io_uring can keep a dead process's descriptor alive for a moment).
+///
+/// The file (a directory will do) is created if need be; the lock is held until the descriptor is dropped.
+/// WouldBlock: another process has it.
+pub fn lock_exclusive(path: &Path, patience: Duration) -> io::Result<OwnedFd> {
+    let file = if path.is_dir() {
+        File::open(path)
+    } else {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+    };
+    let file = file.map_err(|error| at(path, error))?;
+    let start = Instant::now();
+    loop {
+        // SAFETY: no pointers are passed.
+        let locked = retry(|| unsafe {
+            libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) as isize
+        });
+        match locked {
+            Ok(_) => return Ok(file.into()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(at(path, error)),
+            Err(_) if start.elapsed() >= patience => {
+                let text = format!(
+                    "{}: locked by another process; find it with `lslocks | grep -F {0}`",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            Err(_) => std::thread::sleep(LOCK_RETRY),
+        }
+    }
+}
+
+/// Fill `out` from `offset`. UnexpectedEof if the file ends before.
+///
+/// O_DIRECT asks for multiples of the logical block in offset, length and address.
+pub fn pread_exact(file: &OwnedFd, mut offset: u64, out: &mut [u8]) -> io::Result<()> {
+    let mut rest = out;
+    while !rest.is_empty() {
+        let at = signed(offset)?;
+        // SAFETY: `rest` is writable for its length.
+        let read = retry(|| unsafe {
+            libc::pread(file.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at)
+        })?;
+        if read == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("file ends at {offset}"),
+            ));
+        }
+        rest = &mut rest[read..];
+        offset += read as u64;
+    }
+    Ok(())
+}
+
+/// Write all of `data` at `offset`. Not durable before an [`fdatasync`].
+pub fn pwrite_all(file: &OwnedFd, offset: u64, data: &[u8]) -> io::Result<()> {
+    pwrite_all_with(file, offset, data, WriteDurability::None)
+}
+
+/// [`pwrite_all`], durable on return if `durability` says so.
+pub fn pwrite_all_with(
+    file: &OwnedFd,
+    mut offset: u64,
+    data: &[u8],
+    durability: WriteDurability,
+) -> io::Result<()> {
+    let flags = match durability {
+        WriteDurability::None => 0,
+        WriteDurability::Dsync => libc::RWF_DSYNC,
+    };
+    let mut rest = data;
+    while !rest.is_empty() {
+        let at = signed(offset)?;
+        let part = libc::iovec {
+            iov_base: rest.as_ptr().cast_mut().cast(),
+            iov_len: rest.len(),
+        };
+        // SAFETY: one iovec that names the readable bytes of `rest`; pwritev2 does not write through it.
+        let written = retry(|| unsafe { libc::pwritev2(file.as_raw_fd(), &part, 1, at, flags) })?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        rest = &rest[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}
+
+/// Turn -1 into errno, and call again after EINTR.
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(result) => return Ok(result),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+fn signed(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "offset past 2^63"))
+}
+
+/// The error with the path in its text, its kind kept.
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

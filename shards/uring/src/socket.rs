@@ -1,0 +1,150 @@
+//! Listeners and socket options (socket2 inside).
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Connections that wait to be accepted, unless said otherwise; the kernel caps it at net.core.somaxconn.
+const BACKLOG_DEFAULT: i32 = 4096;
+/// How long sent bytes may stay unacknowledged before the connection is given up.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// Silence before the first keepalive probe, between probes, and how many may go unanswered.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// How to listen.
+#[derive(Clone, Debug, Default)]
+pub struct ListenOptions {
+    /// Let several listeners share the address; the kernel spreads connections over them.
+    pub reuse_port: bool,
+    /// Connections waiting to be accepted; 0 = 4096.
+    pub backlog: i32,
+    /// Congestion control by name, e.g. `bbr`; accepted connections inherit it. None = the system's.
+    pub congestion: Option<String>,
+}
+
+/// Listen on `address`. Returns the listener and the address it got (port 0 = one of the kernel's choice).
+pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<(OwnedFd, SocketAddr)> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("listening on {address}: {error}"));
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )
+    .map_err(named)?;
+    socket.set_reuse_address(true).map_err(named)?;
+    if options.reuse_port {
+        socket.set_reuse_port(true).map_err(named)?;
+    }
+    if let Some(name) = &options.congestion {
+        set_congestion(&socket, name)?;
+    }
+    socket.bind(&address.into()).map_err(named)?;
+    socket
+        .listen(if options.backlog == 0 {
+            BACKLOG_DEFAULT
+        } else {
+            options.backlog
+        })
+        .map_err(named)?;
+    let bound = socket.local_addr().map_err(named)?;
+    let bound = bound
+        .as_socket()
+        .expect("a socket of an IP domain has an IP address");
+    Ok((socket.into(), bound))
+}
+
+fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
+    socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
+        let available =
+            std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+        let available = available.unwrap_or_else(|_| "unknown".to_owned());
+        io::Error::new(
+            error.kind(),
+            format!(
+                "congestion control {name:?}: {error}; available: {}; try `modprobe tcp_{name}`",
+                available.trim()
+            ),
+        )
+    })
+}
+
+/// TCP_NODELAY, TCP_USER_TIMEOUT, keepalive. Fails only if the connection is already gone.
+pub fn tune_accepted(socket: &OwnedFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// End both directions. Armed receives and sends complete by themselves; a connection that is gone is fine.
+pub fn shutdown(socket: &OwnedFd) {
+    // The only error is ENOTCONN, and then there is nothing to end.
+    let _ = SockRef::from(socket).shutdown(Shutdown::Both);
+}
+
+/// The peer of a connection; None if it is gone or not TCP/IP.
+pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
+    SockRef::from(socket).peer_addr().ok()?.as_socket()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    fn local() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn two_listeners_share_a_port_only_when_asked() {
+        let shared = ListenOptions {
+            reuse_port: true,
+            ..Default::default()
+        };
+        let (_first, address) = listen(local(), &shared).unwrap();
+        let (_second, same) = listen(address, &shared).unwrap();
+        assert_eq!(address, same);
+        let error = listen(address, &ListenOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn an_accepted_socket_is_tuned() {
+        let (listener, address) = listen(local(), &ListenOptions::default()).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (accepted, _) = Socket::from(listener).accept().unwrap();
+        let accepted: OwnedFd = accepted.into();
+        assert_eq!(peer(&accepted), Some(client.local_addr().unwrap()));
+        tune_accepted(&accepted).unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
+        shutdown(&accepted);
+        shutdown(&accepted);
+    }
+
+    #[test]
+    fn an_unknown_congestion_control_lists_those_there_are() {
+        let options = ListenOptions {
+            congestion: Some("no-such".to_owned()),
+            ..Default::default()
+        };
+        let text = listen(local(), &options).unwrap_err().to_string();
+        assert!(
+            text.contains("available:") && text.contains("cubic"),
+            "{text}"
+        );
+    }
+}
