@@ -28,9 +28,16 @@ impl Digest {
 }
 
 /// The secret that keys a store's digests (superblock), so that nobody outside can choose colliding keys.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct DigestKey {
     hasher: SipHasher13,
+}
+
+impl std::fmt::Debug for DigestKey {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DigestKey").finish_non_exhaustive()
+    }
 }
 
 impl DigestKey {
