@@ -80,18 +80,52 @@ pub struct Features {
     pub missing: Vec<String>,
 }
 
-/// Sets of setup flags, best first: (single issuer, deferred task work, cooperative task work).
-const SETS: [(bool, bool, bool); 4] = [
-    (true, true, true),
-    (true, false, true),
-    (false, false, true),
-    (false, false, false),
+/// Setup flags that come and go together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlagSet {
+    single_issuer: bool,
+    defer_taskrun: bool,
+    coop_taskrun: bool,
+}
+
+/// Best first: Linux 6.1, 6.0, 5.19 and 5.18 (older ones fail on an operation, unless they carry newer code).
+pub(crate) const FLAG_SETS: [FlagSet; 4] = [
+    FlagSet {
+        single_issuer: true,
+        defer_taskrun: true,
+        coop_taskrun: true,
+    },
+    FlagSet {
+        single_issuer: true,
+        defer_taskrun: false,
+        coop_taskrun: true,
+    },
+    FlagSet {
+        single_issuer: false,
+        defer_taskrun: false,
+        coop_taskrun: true,
+    },
+    FlagSet {
+        single_issuer: false,
+        defer_taskrun: false,
+        coop_taskrun: false,
+    },
 ];
 
-/// The ring with the best flags, and what it can do.
-pub(crate) fn build(config: &RingConfig) -> Result<(IoUring, Features), RingError> {
+/// A ring with the first of `sets` that the kernel takes, and what it can do.
+pub(crate) fn build(
+    config: &RingConfig,
+    sets: &[FlagSet],
+) -> Result<(IoUring, Features), RingError> {
     config.check()?;
-    let (ring, (single_issuer, defer_taskrun, coop_taskrun)) = create(config)?;
+    let (
+        ring,
+        FlagSet {
+            single_issuer,
+            defer_taskrun,
+            coop_taskrun,
+        },
+    ) = create(config, sets)?;
     let probe = probe(&ring)?;
     let kernel = limits::kernel_release();
     for (code, name, needs) in REQUIRED {
@@ -161,9 +195,9 @@ const REQUIRED: [(u8, &str, &str); 9] = [
     (opcode::AsyncCancel::CODE, "cancel", "5.5"),
 ];
 
-fn create(config: &RingConfig) -> Result<(IoUring, (bool, bool, bool)), RingError> {
+fn create(config: &RingConfig, sets: &[FlagSet]) -> Result<(IoUring, FlagSet), RingError> {
     let completions = config.entries.saturating_mul(4);
-    for set @ (single_issuer, defer_taskrun, coop_taskrun) in SETS {
+    for &set in sets {
         let mut builder = IoUring::builder();
         // Clamp: a queue larger than the kernel allows becomes as large as it allows.
         builder
@@ -171,13 +205,13 @@ fn create(config: &RingConfig) -> Result<(IoUring, (bool, bool, bool)), RingErro
             .setup_clamp()
             .setup_cqsize(completions)
             .setup_submit_all();
-        if single_issuer {
+        if set.single_issuer {
             builder.setup_single_issuer();
         }
-        if defer_taskrun {
+        if set.defer_taskrun {
             builder.setup_defer_taskrun();
         }
-        if coop_taskrun {
+        if set.coop_taskrun {
             // The flag word tells us whether there is task work to run, so that a spin makes no system call without need.
             builder.setup_coop_taskrun().setup_taskrun_flag();
         }

@@ -27,6 +27,7 @@ use std::rc::Rc;
 use io_uring::{IoUring, squeue};
 
 use crate::op::{self, Operation};
+use crate::setup::{FLAG_SETS, FlagSet};
 use crate::{
     Buffer, BufferPool, Features, Received, RingConfig, RingError, WriteDurability, limits,
 };
@@ -44,6 +45,11 @@ pub struct RingAddress {
 }
 
 /// One io_uring. Neither Send nor Sync: SINGLE_ISSUER binds it to the thread that calls [`Ring::new`].
+///
+/// ```compile_fail
+/// fn send<T: Send>() {}
+/// send::<uring::Ring>();
+/// ```
 pub struct Ring {
     // Dropped in this order: the ring is closed before the memory it refers to goes.
     uring: IoUring,
@@ -62,7 +68,11 @@ impl Ring {
     ///
     /// Needs multishot receive (Linux 6.0). Every error says what to type.
     pub fn new(config: &RingConfig) -> Result<Ring, RingError> {
-        let (uring, mut features) = crate::setup::build(config)?;
+        Ring::with(config, &FLAG_SETS)
+    }
+
+    fn with(config: &RingConfig, sets: &[FlagSet]) -> Result<Ring, RingError> {
+        let (uring, mut features) = crate::setup::build(config, sets)?;
         let provided =
             Provided::new(config, &uring).map_err(|error| match error.raw_os_error() {
                 Some(libc::ENOMEM) => RingError::MemoryLocked {
@@ -316,4 +326,109 @@ const IGNORED: u64 = 1 << 62;
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Completion, Wait};
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn older_flag_sets_work_the_same() {
+        let config = RingConfig {
+            entries: 4,
+            recv_buffers: 2,
+            recv_buffer_bytes: 64,
+            operations_max: 4,
+        };
+        for from in 0..FLAG_SETS.len() {
+            let mut ring = Ring::with(&config, &FLAG_SETS[from..]).unwrap();
+            assert_eq!(
+                ring.features().missing.is_empty(),
+                from == 0,
+                "{:?}",
+                ring.features()
+            );
+            let waits = [
+                Wait::No,
+                Wait::Sleep(Duration::from_secs(1)),
+                Wait::Spin {
+                    at_most: Duration::from_secs(1),
+                    then_sleep: None,
+                },
+            ];
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            ring.recv(Rc::new(ours.into()), 1).unwrap();
+            let waker = ring.waker().unwrap();
+            for wait in waits {
+                let mut out = Vec::new();
+                ring.turn(Wait::No, &mut out).unwrap();
+                let address = ring.address();
+                ring.wake(&address, 6).unwrap();
+                theirs.write_all(b"hello").unwrap();
+                waker.wake();
+                let start = Instant::now();
+                while out.len() < 3 {
+                    assert!(
+                        start.elapsed() < Duration::from_secs(5),
+                        "{from} {wait:?}: {out:?}"
+                    );
+                    ring.turn(wait, &mut out).unwrap();
+                }
+                for completion in out {
+                    match completion {
+                        Completion::Received { token: 1, data } => {
+                            assert_eq!(ring.received(&data), b"hello");
+                            ring.recycle(data);
+                        }
+                        Completion::Woken { message } => {
+                            assert!(message == 6 || message == u64::MAX)
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_configuration_no_kernel_takes_is_named() {
+        let good = RingConfig {
+            entries: 4,
+            recv_buffers: 2,
+            recv_buffer_bytes: 64,
+            operations_max: 4,
+        };
+        let bad = [
+            RingConfig {
+                entries: 0,
+                ..good.clone()
+            },
+            RingConfig {
+                recv_buffers: 3,
+                ..good.clone()
+            },
+            RingConfig {
+                recv_buffer_bytes: 0,
+                ..good.clone()
+            },
+            RingConfig {
+                operations_max: 0,
+                ..good.clone()
+            },
+            RingConfig {
+                operations_max: u32::MAX,
+                ..good
+            },
+        ];
+        for config in bad {
+            assert!(
+                matches!(Ring::new(&config), Err(RingError::Config(_))),
+                "{config:?}"
+            );
+        }
+    }
 }

@@ -19,6 +19,12 @@ use crate::{Completion, Wait};
 const REAP_BATCH: usize = 64;
 /// Pauses between looks at the clock while spinning: 0.3 to 1 us, depending on the processor.
 const PAUSES: u32 = 8;
+/// How often a spin offers the core to others: every 2 to 4 us.
+///
+/// The kernel ends a synchronous O_DIRECT write (RWF_DSYNC on a device without FUA) in a worker bound to this very core. A
+/// spin that never yields keeps that worker out until the next scheduler tick: a durable 4 KiB write took 4.0 ms
+/// instead of 72 us (Linux 6.18, HZ=250, virtio disk with a write cache). A yield with nobody waiting costs about 200 ns.
+const LOOKS_PER_YIELD: u64 = 4;
 
 impl Ring {
     /// Submit what is queued, wait as asked, append completions to `out`.
@@ -66,17 +72,21 @@ impl Ring {
     fn spin(&mut self, at_most: Duration, out: &mut Vec<Completion>) -> io::Result<()> {
         let before = out.len();
         let start = Instant::now();
-        loop {
+        for look in 1.. {
             for _ in 0..PAUSES {
                 std::hint::spin_loop();
+            }
+            if look % LOOKS_PER_YIELD == 0 {
+                std::thread::yield_now();
             }
             self.submit_again_or_later()?;
             self.submit()?;
             self.reap(out);
             if out.len() > before || start.elapsed() >= at_most {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     fn sleep(&mut self, longest: Duration, out: &mut Vec<Completion>) -> io::Result<()> {

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{ring, wait_for};
 use uring::latency::{SyncMethod, measure_sync_latency};
-use uring::{Buffer, BufferPool, Completion, Ring, WriteDurability, device, file};
+use uring::{Buffer, BufferPool, Completion, Ring, Wait, WriteDurability, device, file};
 
 /// On a disk rather than in memory: O_DIRECT and sync are the point.
 fn scratch() -> tempfile::TempDir {
@@ -273,4 +273,45 @@ fn descriptors_of_operations_live_until_they_complete() {
     assert_eq!(watched.strong_count(), 1);
     assert_eq!(written(&mut ring).unwrap(), 4096);
     assert_eq!(watched.strong_count(), 0);
+}
+
+/// The kernel finishes such a write in a worker bound to the core that spins.
+#[test]
+fn a_spin_does_not_hold_up_a_durable_write() {
+    let dir = scratch();
+    let file = Rc::new(file::open_direct(&dir.path().join("log"), true).unwrap());
+    file::zero_fill(&file, 4096).unwrap();
+    let data = filled(Buffer::new(4096).unwrap(), 1);
+    let mut ring = ring();
+    let mut median = |wait| {
+        let mut times = [Duration::ZERO; 21];
+        for time in &mut times {
+            let start = Instant::now();
+            ring.write(
+                file.clone(),
+                0,
+                data.clone(),
+                0..4096,
+                WriteDurability::Dsync,
+                2,
+            )
+            .unwrap();
+            let mut out = Vec::new();
+            while out.is_empty() {
+                ring.turn(wait, &mut out).unwrap();
+            }
+            *time = start.elapsed();
+        }
+        times.sort();
+        times[times.len() / 2]
+    };
+    let asleep = median(Wait::Sleep(Duration::from_secs(1)));
+    let spinning = median(Wait::Spin {
+        at_most: Duration::from_secs(1),
+        then_sleep: None,
+    });
+    assert!(
+        spinning < 4 * asleep + Duration::from_millis(2),
+        "spinning {spinning:?}, asleep {asleep:?}"
+    );
 }

@@ -289,3 +289,32 @@ fn a_recycled_buffer_cannot_be_read() {
         ring.received(&copy);
     }
 }
+
+#[test]
+fn a_cancelled_accept_says_so_and_can_be_armed_again() {
+    let (listener, address) = socket::listen(
+        "127.0.0.1:0".parse().unwrap(),
+        &socket::ListenOptions::default(),
+    )
+    .unwrap();
+    let listener = Rc::new(listener);
+    let mut ring = ring();
+    ring.accept(listener.clone(), ACCEPT).unwrap();
+    assert_quiet(&mut ring);
+    ring.cancel(ACCEPT).unwrap();
+    match wait_for(&mut ring, 1).pop() {
+        Some(Completion::AcceptEnded {
+            token: ACCEPT,
+            error,
+        }) => {
+            assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+        }
+        other => panic!("{other:?}"),
+    }
+    let _client = TcpStream::connect(address).unwrap();
+    ring.accept(listener, ACCEPT).unwrap();
+    assert!(matches!(
+        wait_for(&mut ring, 1)[..],
+        [Completion::Accepted { token: ACCEPT, .. }]
+    ));
+}

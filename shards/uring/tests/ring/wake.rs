@@ -119,3 +119,33 @@ fn every_wait_ends_when_it_should() {
     })));
     assert!(took(Wait::Sleep(Duration::ZERO)) < ms(20));
 }
+
+#[test]
+fn a_signal_ends_a_sleep_early_and_without_error() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: a zeroed sigaction is a valid one; the handler does nothing, so it may interrupt anything.
+    let installed = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())
+    };
+    assert_eq!(installed, 0);
+    let mut ring = ring();
+    // SAFETY: returns the calling thread's own handle.
+    let sleeper = unsafe { libc::pthread_self() };
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        // SAFETY: the sleeper joins this thread, so its handle is valid.
+        unsafe { libc::pthread_kill(sleeper, libc::SIGUSR1) }
+    });
+    let start = Instant::now();
+    let mut out = Vec::new();
+    ring.turn(Wait::Sleep(Duration::from_secs(10)), &mut out)
+        .unwrap();
+    assert!(
+        out.is_empty() && start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(thread.join().unwrap(), 0);
+}
