@@ -384,4 +384,51 @@ mod tests {
             "the test never slept, so it proved nothing"
         );
     }
+
+    /// The race itself, over and over: one sends and asks, the other goes to sleep, both at the same moment. Never may the
+    /// sleeper sleep and the sender see it awake. (With either fence taken out, x86 usually gets it wrong within these rounds.)
+    #[test]
+    fn of_sender_and_sleeper_one_always_sees_the_other() {
+        use std::sync::atomic::AtomicU64;
+        const ROUNDS: u64 = 200_000;
+        let mut boxes = mesh::<u64>(2, 4).into_iter();
+        let (mut sender, mut sleeper) = (boxes.next().unwrap(), boxes.next().unwrap());
+        // each publishes the round it is ready for; a round starts when both are
+        let ready: Arc<[AtomicU64; 2]> = Arc::default();
+        let meet = |ready: &[AtomicU64; 2], me: usize, round: u64| {
+            ready[me].store(round, Ordering::SeqCst);
+            let mut spins = 0u32;
+            while ready[1 - me].load(Ordering::SeqCst) < round {
+                spins += 1;
+                if spins.is_multiple_of(1 << 12) {
+                    std::thread::yield_now()
+                } else {
+                    std::hint::spin_loop()
+                }
+            }
+        };
+        let (woke_sender, woke) = mpsc::channel();
+        let their_ready = ready.clone();
+        let thread = std::thread::spawn(move || {
+            for round in 1..=ROUNDS {
+                meet(&their_ready, 0, 2 * round - 1);
+                sender.send(1, round).unwrap();
+                woke_sender.send(sender.needs_wake(1)).unwrap();
+                meet(&their_ready, 0, 2 * round);
+            }
+        });
+        for round in 1..=ROUNDS {
+            meet(&ready, 1, 2 * round - 1);
+            let asleep = sleeper.prepare_sleep();
+            meet(&ready, 1, 2 * round);
+            let was_woken = woke.recv().unwrap();
+            assert!(
+                !asleep || was_woken,
+                "round {round}: asleep with mail, and nobody wakes it"
+            );
+            sleeper.awake();
+            assert_eq!(sleeper.drain(|_, message| assert_eq!(message, round)), 1);
+        }
+        thread.join().unwrap();
+    }
 }
