@@ -11,7 +11,7 @@
 //! | [`Ring`] (`ring/`) | the queue pair, the pool of operation contexts, the provided receive buffers |
 //! | `op/` | one kernel operation per file: the entry it builds and how its result is read |
 //! | `memory/` | mappings: [`Buffer`], [`BufferPool`], [`Region`] |
-//! | [`file`], [`device`], [`latency`] | O_DIRECT files by path, what the disk promises, what a sync costs |
+//! | [`mod@file`], [`device`], [`latency`] | O_DIRECT files by path, what the disk promises, what a sync costs |
 //! | [`socket`] | listeners and socket options |
 //! | [`preflight`], [`limits`] | what must be there before any of it works, each with its fix |
 //! | [`clock`] | monotonic, wall and per-thread CPU time |

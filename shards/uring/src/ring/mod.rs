@@ -143,7 +143,7 @@ impl Ring {
         self.provided.available()
     }
 
-    /// Send all of data[from..] (MSG_WAITALL|MSG_NOSIGNAL); the Vec comes back in `Sent`.
+    /// Send all of `data[from..]` (MSG_WAITALL|MSG_NOSIGNAL); the Vec comes back in `Sent`.
     ///
     /// On Err the Vec is gone: look at [`Ring::operations_free`] first. InvalidInput if `from` is past the end.
     pub fn send(
@@ -159,7 +159,7 @@ impl Ring {
         self.start(token, Operation::Send(op::Send { socket, data, from }))
     }
 
-    /// Write buffer[range] at `offset`. O_DIRECT asks for multiples of the logical block in all three.
+    /// Write `buffer[range]` at `offset`. O_DIRECT asks for multiples of the logical block in all three.
     ///
     /// InvalidInput if the range is not inside the buffer.
     pub fn write(
