@@ -1,0 +1,518 @@
+//! Method and target to what they mean.
+//!
+//! Invariant: nothing is allocated unless a percent escape has to be decoded or a cursor is read. It does not know
+//! the body; [`Route`] values come out with an empty one.
+
+use std::borrow::Cow;
+
+use super::head::Head;
+use super::{Checked, Rejection, Route, reject};
+use crate::model::{refuse_key, refuse_stream_name};
+use crate::{
+    Code, Condition, ContentType, Cursor, Durability, KEY_BYTES_MAX, LIMIT_DEFAULT, LIMIT_MAX,
+    Policy, Refusal, WAIT_MS_MAX, stream_name_is_valid,
+};
+
+/// How long a tail waits when the request does not say.
+const WAIT_MS_DEFAULT: u32 = 30_000;
+
+/// A known path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place<'a> {
+    Streams,
+    Stream(&'a str),
+    Records(&'a str),
+    Record(&'a str, &'a str),
+    History(&'a str, &'a str),
+    Scan(&'a str),
+    Tail(&'a str),
+    Topology,
+    Healthz,
+    Readyz,
+    Metrics,
+    OpenApi,
+}
+
+impl<'a> Place<'a> {
+    #[inline]
+    fn of(path: &'a str) -> Option<Place<'a>> {
+        let Some(below) = path.strip_prefix("/v1/streams") else {
+            return Some(match path {
+                "/v1/topology" => Place::Topology,
+                "/v1/openapi.json" => Place::OpenApi,
+                "/healthz" => Place::Healthz,
+                "/readyz" => Place::Readyz,
+                "/metrics" => Place::Metrics,
+                _ => return None,
+            });
+        };
+        if below.is_empty() {
+            return Some(Place::Streams);
+        }
+        let (stream, below) = cut(below.strip_prefix('/')?);
+        let Some(below) = below else {
+            return (!stream.is_empty()).then_some(Place::Stream(stream));
+        };
+        let (what, below) = cut(below);
+        match (what, below) {
+            ("records", None) => Some(Place::Records(stream)),
+            ("scan", None) => Some(Place::Scan(stream)),
+            ("tail", None) => Some(Place::Tail(stream)),
+            ("records", Some(below)) => match cut(below) {
+                (key, None) => Some(Place::Record(stream, key)),
+                (key, Some("history")) => Some(Place::History(stream, key)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn allow(self) -> &'static str {
+        match self {
+            Place::Records(_) => "POST",
+            Place::Record(..) => "GET, HEAD, POST, DELETE",
+            Place::Stream(_) => "GET, HEAD, PUT",
+            _ => "GET, HEAD",
+        }
+    }
+}
+
+/// Up to the first slash, and what is behind it.
+#[inline]
+fn cut(path: &str) -> (&str, Option<&str>) {
+    match memchr::memchr(b'/', path.as_bytes()) {
+        Some(at) => (&path[..at], Some(&path[at + 1..])),
+        None => (path, None),
+    }
+}
+
+pub(super) fn resolve<'a>(method: &str, target: &'a str, head: &Head<'a>) -> Checked<Route<'a>> {
+    let target = origin_form(target);
+    let (path, query) = match memchr::memchr(b'?', target.as_bytes()) {
+        Some(at) => (&target[..at], &target[at + 1..]),
+        None => (target, ""),
+    };
+    let Some(place) = Place::of(path) else {
+        return reject(
+            Code::NotFound,
+            "no such path: see /v1/openapi.json for those there are; a slash in a key is written %2F",
+        );
+    };
+    match (method, place) {
+        ("GET" | "HEAD", Place::Record(name, key)) => {
+            Query::read(query, &[])?;
+            Ok(Route::Get {
+                stream: stream(name)?,
+                key: key_bytes(key)?,
+                // Any other form of the field is no match, so that the record is sent: right, if not as cheap.
+                if_none_match: head
+                    .if_none_match
+                    .and_then(|tag| etag(tag.strip_prefix(b"W/").unwrap_or(tag))),
+            })
+        }
+        ("POST", Place::Record(name, key)) => {
+            let query = Query::read(query, &[Param::Durability])?;
+            Ok(Route::Append {
+                stream: stream(name)?,
+                key: key_bytes(key)?,
+                body: Cow::Borrowed(&[]),
+                content_type: head
+                    .content_type
+                    .map_or(ContentType::OCTET_STREAM, ContentType::from_header),
+                condition: condition(head)?,
+                idempotency_key: head.idempotency_key,
+                durability: query.durability()?,
+            })
+        }
+        ("DELETE", Place::Record(name, key)) => {
+            let query = Query::read(query, &[Param::Durability])?;
+            if head.if_none_match.is_some() {
+                return reject(
+                    Code::Malformed,
+                    "If-None-Match makes no sense with DELETE: use If-Match: \"version\"",
+                );
+            }
+            Ok(Route::Delete {
+                stream: stream(name)?,
+                key: key_bytes(key)?,
+                condition: condition(head)?,
+                idempotency_key: head.idempotency_key,
+                durability: query.durability()?,
+            })
+        }
+        ("POST", Place::Records(name)) => {
+            let query = Query::read(query, &[Param::Durability])?;
+            append_many(stream(name)?, head, query.durability()?)
+        }
+        ("GET" | "HEAD", Place::History(name, key)) => {
+            let query = Query::read(query, &[Param::Limit, Param::Before])?;
+            Ok(Route::History {
+                stream: stream(name)?,
+                key: key_bytes(key)?,
+                limit: query.limit()?,
+                before: query.number(Param::Before, 0)?,
+            })
+        }
+        ("GET" | "HEAD", Place::Scan(name)) => {
+            let query = Query::read(query, &[Param::Cursor, Param::Limit])?;
+            Ok(Route::Scan {
+                stream: stream(name)?,
+                cursor: query.cursor()?,
+                limit: query.limit()?,
+            })
+        }
+        ("GET" | "HEAD", Place::Tail(name)) => {
+            let query = Query::read(query, &[Param::Cursor, Param::Limit, Param::WaitMs])?;
+            let event_stream = head.accepts_event_stream;
+            // A browser reconnects to the address it first had; how far it came is in this field.
+            let cursor = match head
+                .last_event_id
+                .filter(|id| event_stream && !id.is_empty())
+            {
+                Some(id) => Some(read_cursor(id)?),
+                None => query.cursor()?,
+            };
+            Ok(Route::Tail {
+                stream: stream(name)?,
+                cursor,
+                wait_ms: query
+                    .number(Param::WaitMs, WAIT_MS_DEFAULT)?
+                    .min(WAIT_MS_MAX),
+                limit: query.limit()?,
+                event_stream,
+            })
+        }
+        ("PUT", Place::Stream(name)) => {
+            Query::read(query, &[])?;
+            Ok(Route::PutStream {
+                stream: stream(name)?,
+                policy: Policy::default(),
+            })
+        }
+        ("GET" | "HEAD", place) => {
+            let route = match place {
+                Place::Stream(name) => Route::GetStream {
+                    stream: stream(name)?,
+                },
+                Place::Streams => Route::ListStreams,
+                Place::Topology => Route::Topology,
+                Place::Healthz => Route::Healthz,
+                Place::Readyz => Route::Readyz,
+                Place::Metrics => Route::Metrics,
+                Place::OpenApi => Route::OpenApi,
+                other => return not_allowed(other),
+            };
+            Query::read(query, &[])?;
+            Ok(route)
+        }
+        (_, other) => not_allowed(other),
+    }
+}
+
+#[cold]
+fn not_allowed<T>(place: Place<'_>) -> Checked<T> {
+    let allow = place.allow();
+    Err(Box::new(Rejection {
+        refusal: Refusal::new(
+            Code::MethodNotAllowed,
+            format!("the path has no such method: use {allow}"),
+        ),
+        allow: Some(allow),
+    }))
+}
+
+/// `http://host/path` is what proxies are sent, and a server must take it too (RFC 9112, section 3.2.2).
+fn origin_form(target: &str) -> &str {
+    let Some(behind) = target
+        .strip_prefix("http://")
+        .or_else(|| target.strip_prefix("https://"))
+    else {
+        return target;
+    };
+    match behind.find(['/', '?']) {
+        Some(at) => &behind[at..],
+        None => "/",
+    }
+}
+
+fn append_many<'a>(stream: &'a str, head: &Head<'a>, durability: Durability) -> Checked<Route<'a>> {
+    let named = head.content_type.unwrap_or_default();
+    if !ContentType::from_header(named).is_ndjson() {
+        return reject(
+            Code::Malformed,
+            format!(
+                "Content-Type is {:?}: send application/x-ndjson, a line {{\"key\":…,\"value\":…}} per record",
+                String::from_utf8_lossy(named)
+            ),
+        );
+    }
+    if head.if_match.is_some() || head.if_none_match.is_some() {
+        return reject(
+            Code::Malformed,
+            "If-Match and If-None-Match are for single records: POST to records/{key}",
+        );
+    }
+    Ok(Route::AppendMany {
+        stream,
+        body: Cow::Borrowed(&[]),
+        idempotency_key: head.idempotency_key,
+        durability,
+    })
+}
+
+fn stream(name: &str) -> Checked<&str> {
+    if stream_name_is_valid(name.as_bytes()) {
+        return Ok(name);
+    }
+    if name.contains('%') {
+        return reject(
+            Code::Malformed,
+            "stream name has a percent escape: write it as it is, none of A-Z a-z 0-9 . _ : - needs one",
+        );
+    }
+    Err(refuse_stream_name(name.as_bytes()).into())
+}
+
+fn key_bytes(raw: &str) -> Checked<Cow<'_, [u8]>> {
+    let key = decode(raw)?;
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(refuse_key(key.len()).into());
+    }
+    Ok(key)
+}
+
+/// Percent escapes to bytes; half an escape is refused, not kept.
+#[inline]
+fn decode(raw: &str) -> Checked<Cow<'_, [u8]>> {
+    let raw = raw.as_bytes();
+    if memchr::memchr(b'%', raw).is_none() {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let is_whole = |at: usize| {
+        raw.get(at + 1..at + 3)
+            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !memchr::memchr_iter(b'%', raw).all(is_whole) {
+        return reject(
+            Code::Malformed,
+            "percent escape is not two hex digits: write a percent sign as %25",
+        );
+    }
+    Ok(percent_encoding::percent_decode(raw).into())
+}
+
+/// `"N"`, N a version.
+fn etag(value: &[u8]) -> Option<u32> {
+    let digits = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    number(digits)
+}
+
+/// Decimal digits and nothing else (`str::parse` would take a sign).
+fn number(digits: &[u8]) -> Option<u32> {
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn condition(head: &Head<'_>) -> Checked<Condition> {
+    match (head.if_match, head.if_none_match) {
+        (None, None) => Ok(Condition::None),
+        (None, Some(b"*")) => Ok(Condition::New),
+        (None, Some(_)) => reject(
+            Code::Malformed,
+            "If-None-Match on a write is `*` (only if new): for a version use If-Match: \"version\"",
+        ),
+        (Some(tag), None) => match etag(tag) {
+            Some(version) if version > 0 => Ok(Condition::Version(version)),
+            _ => reject(
+                Code::Malformed,
+                "If-Match is not one \"version\": send the ETag that a GET gave, with its quotes",
+            ),
+        },
+        (Some(_), Some(_)) => reject(
+            Code::Malformed,
+            "If-Match and If-None-Match are both there: send one of them",
+        ),
+    }
+}
+
+fn read_cursor(text: &[u8]) -> Checked<Cursor> {
+    match Cursor::decode(text) {
+        Some(cursor) => Ok(cursor),
+        None => reject(
+            Code::Malformed,
+            "cursor is not one that this server gave: send X-Pinion-Cursor as it came, or none to start over",
+        ),
+    }
+}
+
+/// The query parameters there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Param {
+    Durability,
+    Limit,
+    Before,
+    Cursor,
+    WaitMs,
+}
+
+impl Param {
+    const ALL: [Param; 5] = [
+        Param::Durability,
+        Param::Limit,
+        Param::Before,
+        Param::Cursor,
+        Param::WaitMs,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Param::Durability => "durability",
+            Param::Limit => "limit",
+            Param::Before => "before",
+            Param::Cursor => "cursor",
+            Param::WaitMs => "wait_ms",
+        }
+    }
+}
+
+/// Parameters of one request, by [`Param`], as they came.
+#[derive(Default)]
+struct Query<'a> {
+    values: [Option<&'a str>; Param::ALL.len()],
+}
+
+impl<'a> Query<'a> {
+    fn read(text: &'a str, known: &[Param]) -> Checked<Query<'a>> {
+        let mut query = Query::default();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some(param) = known.iter().find(|param| param.name() == name) else {
+                return unknown_parameter(name, known);
+            };
+            if query.values[*param as usize].replace(value).is_some() {
+                return reject(
+                    Code::Malformed,
+                    format!("query parameter {name} is there twice: send it once"),
+                );
+            }
+        }
+        Ok(query)
+    }
+
+    fn value(&self, param: Param) -> Checked<Option<Cow<'a, [u8]>>> {
+        self.values[param as usize].map(decode).transpose()
+    }
+
+    fn number(&self, param: Param, default: u32) -> Checked<u32> {
+        let Some(value) = self.value(param)?.filter(|value| !value.is_empty()) else {
+            return Ok(default);
+        };
+        if let Some(value) = number(&value) {
+            return Ok(value);
+        }
+        if value.iter().all(u8::is_ascii_digit) {
+            // Too many digits for 32 bits; every bound is below that.
+            return Ok(u32::MAX);
+        }
+        reject(
+            Code::Malformed,
+            format!("{} is not a number: send decimal digits", param.name()),
+        )
+    }
+
+    fn limit(&self) -> Checked<u32> {
+        match self.number(Param::Limit, LIMIT_DEFAULT)? {
+            0 => reject(
+                Code::Malformed,
+                format!(
+                    "limit is 0: ask for 1 to {LIMIT_MAX}, or leave it out for {LIMIT_DEFAULT}"
+                ),
+            ),
+            limit => Ok(limit.min(LIMIT_MAX)),
+        }
+    }
+
+    fn cursor(&self) -> Checked<Option<Cursor>> {
+        match self.value(Param::Cursor)?.filter(|value| !value.is_empty()) {
+            Some(text) => read_cursor(&text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn durability(&self) -> Checked<Durability> {
+        let Some(value) = self.value(Param::Durability)? else {
+            return Ok(Durability::default());
+        };
+        match Durability::from_name(&value) {
+            Some(durability) => Ok(durability),
+            None => reject(
+                Code::Malformed,
+                "durability is neither durable nor buffered: send one of them",
+            ),
+        }
+    }
+}
+
+#[cold]
+fn unknown_parameter<T>(name: &str, known: &[Param]) -> Checked<T> {
+    let shown: String = name.chars().take(40).collect();
+    let known: Vec<&str> = known.iter().map(|param| param.name()).collect();
+    let instead = if known.is_empty() {
+        "this path takes none".to_owned()
+    } else {
+        format!("this path takes {}", known.join(", "))
+    };
+    reject(
+        Code::Malformed,
+        format!("query parameter {shown:?} is not known here: {instead}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        for (path, place) in [
+            ("/v1/streams", Some(Place::Streams)),
+            ("/v1/streams/", None),
+            ("/v1/streamsx", None),
+            ("/v1/streams/s", Some(Place::Stream("s"))),
+            ("/v1/streams/s/", None),
+            ("/v1/streams/s/records", Some(Place::Records("s"))),
+            ("/v1/streams/s/records/", Some(Place::Record("s", ""))),
+            ("/v1/streams/s/records/k", Some(Place::Record("s", "k"))),
+            (
+                "/v1/streams/s/records/history",
+                Some(Place::Record("s", "history")),
+            ),
+            (
+                "/v1/streams/s/records/k/history",
+                Some(Place::History("s", "k")),
+            ),
+            ("/v1/streams/s/records/k/other", None),
+            ("/v1/streams/s/records/a/b/history", None),
+            ("/v1/streams/s/scan", Some(Place::Scan("s"))),
+            ("/v1/streams/s/scan/", None),
+            ("/v1/streams/s/tail", Some(Place::Tail("s"))),
+            ("/v1/topology", Some(Place::Topology)),
+            ("/metrics", Some(Place::Metrics)),
+            ("/metrics/", None),
+            ("/", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(Place::of(path), place, "{path}");
+        }
+    }
+
+    #[test]
+    fn absolute_form_is_taken() {
+        assert_eq!(origin_form("http://h:1/v1/streams?x"), "/v1/streams?x");
+        assert_eq!(origin_form("http://h"), "/");
+        assert_eq!(origin_form("/v1/streams"), "/v1/streams");
+    }
+}
