@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::units::Bytes;
+use crate::text::{counted, human};
 
 /// What the engine says about itself once it is open.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ impl Banner {
             "pinion is serving native {} and http {} on {}",
             std::net::SocketAddr::new(self.listen, self.native_port),
             std::net::SocketAddr::new(self.listen, self.http_port),
-            counted(self.shards.len(), "shard"),
+            counted(self.shards.len() as u64, "shard"),
         )
     }
 
@@ -152,24 +152,6 @@ fn shard_line(line: &ShardLine) -> String {
         "{} on core {}, log {}{port}",
         line.shard, line.core, line.log
     )
-}
-
-/// `1 shard`, `2 shards`.
-pub fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
-/// A size for reading: exact where it is round, else to a tenth of its unit.
-pub fn human(bytes: u64) -> String {
-    let exact = Bytes(bytes).to_string();
-    if exact.ends_with('B') && exact.len() <= 7 {
-        return exact
-            .replace("TiB", " TiB")
-            .replace("GiB", " GiB")
-            .replace("MiB", " MiB")
-            .replace("KiB", " KiB");
-    }
-    bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ mod banner;
 mod cli;
 mod config;
 mod exit;
+mod load;
+mod offline;
 mod serve;
+mod text;
 mod units;
 
 use std::process::ExitCode;
@@ -20,6 +23,8 @@ fn run() -> Result<(), exit::Failure> {
     let (command, matches) = cli::parse(std::env::args_os())?;
     match command {
         cli::Command::Serve(flags) => serve::run(*flags, &matches),
+        cli::Command::Inspect(flags) => offline::inspect::run(&flags),
+        cli::Command::Verify(flags) => offline::verify::run(&flags),
         _ => Err(exit::usage("this command is not in this build yet")),
     }
 }

@@ -56,7 +56,7 @@ fn preflight(config: &ServeConfig) -> Result<(), Failure> {
         0 => Ok(()),
         count => Err(anyhow::anyhow!(
             "cannot start: {} above",
-            crate::banner::counted(count, "finding")
+            crate::text::counted(count as u64, "finding")
         )
         .into()),
     }

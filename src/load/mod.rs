@@ -1,0 +1,3 @@
+//! `pinion load`: a file of records, appended over the native protocol.
+
+mod reader;

@@ -1,0 +1,660 @@
+//! One log, read from end to end: what is there, what verifies, and what recovery would decide where it stops.
+//!
+//! The facts come from `wal::scan`, the verdict from `wal::recovery::decide`, so that this tool and a starting server cannot
+//! disagree. Behind the stop everything that still verifies on its own is counted too: an inspector shows as much as it can.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use index::checkpoint::{self, CheckpointHeader};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use wal::chain::ChainPoint;
+use wal::record::{Kind, RecordCodec, RecordView};
+use wal::recovery::{Decision, Evidence, decide};
+use wal::scan::{self, BatchInfo, Stop};
+use wal::segment::SegmentHeader;
+use wal::superblock::Superblock;
+use wal::{BLOCK_BYTES, LogIdentity};
+
+use super::dir::LogFiles;
+use super::stream::{Files, Reader, read_head};
+
+/// Segments are numbered from here; a log that starts later has given its first ones back.
+const FIRST_SEGMENT: u32 = 1;
+
+/// What is in a log.
+#[derive(Debug, Serialize)]
+pub struct LogSurvey {
+    /// Number in the store.
+    pub number: u32,
+    /// Its uuid in hex; None when neither superblock nor segment says it.
+    pub log: Option<String>,
+    /// Its timeline.
+    pub timeline: Option<u32>,
+    /// Term of the last writer, from the superblock.
+    pub epoch: Option<u32>,
+    /// First and last slot, from the superblock.
+    pub slots: Option<(u16, u16)>,
+    /// Durable lsn at the last clean close, from the superblock.
+    pub durable_lsn_at_close: Option<u64>,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Batches of the verified log.
+    pub batches: u64,
+    /// Records of the verified log.
+    pub records: u64,
+    /// Last lsn of the verified log, 0 when it is empty.
+    pub last_lsn: u64,
+    /// In order of the segment's number; files that hold none come last.
+    pub segments: Vec<SegmentSurvey>,
+    /// By id.
+    pub streams: Vec<StreamSurvey>,
+    /// As they lie on disk.
+    pub checkpoints: Vec<CheckpointSurvey>,
+    /// What recovery would make of the log.
+    pub verdict: Verdict,
+}
+
+/// A place where something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Spot {
+    /// Relative to the data directory.
+    pub file: String,
+    /// Byte offset of the block, batch or page.
+    pub offset: u64,
+    /// First lsn that cannot be read there; None where no record is concerned.
+    pub lsn: Option<u64>,
+    /// What was found.
+    pub why: String,
+}
+
+/// What recovery would make of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Verdict {
+    /// Everything verifies up to a clean end.
+    Whole,
+    /// What follows the end was never acked: recovery cuts it.
+    TornTail(Spot),
+    /// Something that was durable does not verify: recovery stops the shard.
+    Damage(Spot),
+}
+
+/// One segment file.
+#[derive(Debug, Default, Serialize)]
+pub struct SegmentSurvey {
+    /// Relative to the data directory.
+    pub file: String,
+    /// What the header says, or why it cannot be read.
+    pub state: String,
+    /// Number in the log.
+    pub segment: Option<u32>,
+    /// Life of the file.
+    pub generation: Option<u32>,
+    /// Up to the end of the last verified batch, the header included.
+    pub bytes_used: u64,
+    /// Verified batches that the chain holds.
+    pub batches: u64,
+    /// Their records.
+    pub records: u64,
+    /// Of the chain's records here.
+    pub first_lsn: Option<u64>,
+    /// Of the chain's records here.
+    pub last_lsn: Option<u64>,
+    /// Why reading stopped.
+    pub stop: Option<String>,
+    /// Batches that verify on their own and that the chain does not reach.
+    pub loose_batches: u64,
+}
+
+/// One stream of the log.
+#[derive(Debug, Default, Serialize)]
+pub struct StreamSurvey {
+    /// Log-local id.
+    pub id: u32,
+    /// From its definition; None when that was not read.
+    pub name: Option<String>,
+    /// Records, tombstones among them.
+    pub records: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+    /// Bytes of keys and payloads.
+    pub bytes: u64,
+}
+
+/// One checkpoint file.
+#[derive(Debug, Serialize)]
+pub struct CheckpointSurvey {
+    /// Relative to the data directory.
+    pub file: String,
+    /// Number, when the header can be read.
+    pub sequence: Option<u64>,
+    /// Entries that the header promises.
+    pub keys: Option<u64>,
+    /// Pages that the header promises.
+    pub pages: Option<u64>,
+    /// First lsn that a restart replays behind it.
+    pub replay_from_lsn: Option<u64>,
+    /// Largest lsn that it names.
+    pub max_lsn: Option<u64>,
+    /// What is wrong with it.
+    pub flaw: Option<Spot>,
+    #[serde(skip)]
+    header: Option<CheckpointHeader>,
+}
+
+impl LogSurvey {
+    /// Everything here that does not verify and should, the log itself first.
+    pub fn damages(&self) -> impl Iterator<Item = &Spot> {
+        let log = match &self.verdict {
+            Verdict::Damage(spot) => Some(spot),
+            Verdict::Whole | Verdict::TornTail(_) => None,
+        };
+        log.into_iter().chain(
+            self.checkpoints
+                .iter()
+                .filter(|copy| copy.header.is_some())
+                .filter_map(|copy| copy.flaw.as_ref()),
+        )
+    }
+}
+
+/// A segment file that belongs to the log.
+struct Live {
+    path: PathBuf,
+    length: u64,
+    header: SegmentHeader,
+    /// Header and first batch header.
+    head: Vec<u8>,
+}
+
+/// Reads the whole log. Errors are those of the operating system; what is wrong with the bytes is in the survey.
+pub async fn survey(
+    files: LogFiles,
+    superblock: &Option<Superblock>,
+    progress: &ProgressBar,
+) -> anyhow::Result<LogSurvey> {
+    let entry = superblock
+        .as_ref()
+        .and_then(|block| block.logs.iter().find(|log| log.number == files.number));
+    let shown = |path: &Path| super::shown(path, &files.directory);
+    let mut heads = Vec::new();
+    for (path, length) in &files.segments {
+        heads.push((
+            path.clone(),
+            *length,
+            read_head(path, 2 * BLOCK_BYTES).await?.to_vec(),
+        ));
+    }
+    let identity = match (superblock, entry) {
+        (Some(block), Some(log)) => Some(LogIdentity {
+            store: block.store,
+            log: log.log,
+            number: log.number,
+            timeline: log.timeline,
+        }),
+        _ => heads
+            .iter()
+            .find_map(|(_, _, head)| SegmentHeader::decode(head).ok())
+            .map(|header| header.identity),
+    };
+
+    let mut live = Vec::new();
+    let mut idle = Vec::new();
+    let mut broken_header = None;
+    for (path, length, head) in heads {
+        let state = match SegmentHeader::decode(&head) {
+            Ok(header) if Some(header.identity) == identity => {
+                live.push(Live {
+                    path,
+                    length,
+                    header,
+                    head,
+                });
+                continue;
+            }
+            Ok(header) => format!(
+                "of another log or timeline ({}, timeline {})",
+                hex(&header.identity.log),
+                header.identity.timeline
+            ),
+            Err(_) if is_zero(head.get(..BLOCK_BYTES).unwrap_or(&head)) => {
+                "prepared, not in use".to_owned()
+            }
+            Err(error) => {
+                // A header that was being written when the machine stopped has nothing behind it; one that rotted has.
+                if !is_zero(head.get(BLOCK_BYTES..).unwrap_or_default()) {
+                    broken_header.get_or_insert(Spot {
+                        file: shown(&path),
+                        offset: 0,
+                        lsn: None,
+                        why: error.to_string(),
+                    });
+                }
+                format!("header cannot be read: {error}")
+            }
+        };
+        progress.inc(length);
+        idle.push(SegmentSurvey {
+            file: shown(&path),
+            state,
+            ..SegmentSurvey::default()
+        });
+    }
+    live.sort_by_key(|segment| segment.header.segment);
+
+    let mut checkpoints = Vec::new();
+    for (path, length) in &files.checkpoints {
+        checkpoints.push(
+            survey_checkpoint(path, shown(path), identity.as_ref(), progress, *length).await?,
+        );
+    }
+
+    let mut survey = LogSurvey {
+        number: files.number,
+        log: identity.map(|identity| hex(&identity.log)),
+        timeline: identity.map(|identity| identity.timeline),
+        epoch: entry.map(|log| log.epoch),
+        slots: entry.map(|log| (log.slot_first, log.slot_last)),
+        durable_lsn_at_close: entry.map(|log| log.durable_lsn),
+        bytes: files.bytes(),
+        batches: 0,
+        records: 0,
+        last_lsn: 0,
+        segments: Vec::new(),
+        streams: Vec::new(),
+        checkpoints,
+        verdict: Verdict::Whole,
+    };
+    if let Some(identity) = identity {
+        read_log(&mut survey, &files.directory, &identity, live, progress).await?;
+    }
+    if let (Some(spot), Verdict::Whole) = (broken_header, &survey.verdict) {
+        survey.verdict = Verdict::Damage(spot);
+    }
+    survey.segments.append(&mut idle);
+    Ok(survey)
+}
+
+/// Walks the chain through the segments, then counts what lies behind its end.
+async fn read_log(
+    survey: &mut LogSurvey,
+    directory: &Path,
+    identity: &LogIdentity,
+    live: Vec<Live>,
+    progress: &ProgressBar,
+) -> anyhow::Result<()> {
+    let replay_points: Vec<ChainPoint> = survey
+        .checkpoints
+        .iter()
+        .filter_map(|copy| copy.header.as_ref())
+        .map(|header| header.replay_from)
+        .collect();
+    let Some(first) = live.first() else {
+        return Ok(());
+    };
+    // A log whose first segments were recycled is entered where a checkpoint enters it; before that, batches are held to each other.
+    let first_segment = first.header.segment;
+    let mut at = match replay_points
+        .iter()
+        .filter(|point| point.segment >= first_segment)
+        .min_by_key(|point| point.next_lsn)
+    {
+        Some(point) if first_segment != FIRST_SEGMENT => *point,
+        _ => ChainPoint::genesis(first_segment),
+    };
+
+    let codec = RecordCodec::new(identity);
+    let mut streams = Streams::default();
+    let mut files = Files::new(
+        live.iter()
+            .map(|segment| (segment.path.clone(), segment.length)),
+    );
+    let mut before_chain = Loose::default();
+    let mut behind_end = Loose::default();
+    // Where the chain ended and why, until it is known what that means.
+    let mut ended: Option<(usize, ChainPoint, Stop)> = None;
+    let mut proven = false;
+    for (number, live_segment) in live.iter().enumerate() {
+        let bytes = files
+            .next()
+            .await
+            .context("every live segment is in the stream")??;
+        let header = &live_segment.header;
+        let segment = Segment {
+            identity,
+            header,
+            bytes: &bytes,
+        };
+        let mut row = SegmentSurvey {
+            file: super::shown(&live_segment.path, directory),
+            state: "in use".to_owned(),
+            segment: Some(header.segment),
+            generation: Some(header.generation),
+            ..SegmentSurvey::default()
+        };
+        let whole_file = BLOCK_BYTES as u32..u32::MAX;
+        if ended.is_none() && header.segment <= at.segment {
+            let until = if header.segment == at.segment {
+                at.offset
+            } else {
+                u32::MAX
+            };
+            row.loose_batches =
+                before_chain.read(&codec, &segment, BLOCK_BYTES as u32..until, |record| {
+                    streams.count(record)
+                });
+            if let (Some(spot), Verdict::Whole) = (before_chain.broken.take(), &survey.verdict) {
+                survey.verdict = Verdict::Damage(Spot {
+                    file: row.file.clone(),
+                    ..spot
+                });
+            }
+        }
+        if ended.is_some() {
+            row.loose_batches += behind_end.read(&codec, &segment, whole_file.clone(), |_| ());
+        } else if header.segment >= at.segment {
+            let (end, stop) = scan::walk(identity, header, &bytes, at, &mut |_, _, record| {
+                streams.count(&record)
+            });
+            let end_offset = stopped_at(&end, header);
+            row.bytes_used = u64::from(end_offset);
+            row.batches = end.next_batch - at.next_batch;
+            row.records = end.next_lsn - at.next_lsn;
+            row.first_lsn = (row.records > 0).then_some(at.next_lsn);
+            row.last_lsn = (row.records > 0).then(|| end.next_lsn - 1);
+            row.stop = Some(stop_text(&stop));
+            survey.batches += row.batches;
+            survey.records += row.records;
+            let continues = live
+                .get(number + 1)
+                .is_some_and(|next| scan::continues(identity, &next.header, &next.head, &end));
+            let evidence = Evidence {
+                stop: stop.clone(),
+                next_continues: continues,
+                proven_durable: false,
+            };
+            if decide(&evidence) != Decision::NextSegment {
+                row.loose_batches +=
+                    behind_end.read(&codec, &segment, end_offset..u32::MAX, |_| ());
+                ended = Some((number, end, stop));
+            }
+            at = end;
+        }
+        if let Some((_, end, _)) = &ended {
+            proven = proven
+                || scan::proof_of_durability(
+                    identity,
+                    header,
+                    &bytes,
+                    whole_file.start,
+                    end.next_lsn,
+                )
+                .is_some();
+        }
+        progress.inc(live_segment.length);
+        survey.segments.push(row);
+    }
+    survey.last_lsn = at.next_lsn - 1;
+    survey.streams = streams.finish();
+    let Some((number, end, stop)) = ended else {
+        return Ok(());
+    };
+
+    proven = proven
+        || survey
+            .durable_lsn_at_close
+            .is_some_and(|lsn| lsn >= end.next_lsn)
+        || replay_points
+            .iter()
+            .any(|point| point.next_lsn > end.next_lsn);
+    let spot = |why: String| Spot {
+        file: survey.segments[number].file.clone(),
+        offset: u64::from(stopped_at(&end, &live[number].header)),
+        lsn: Some(end.next_lsn),
+        why,
+    };
+    let verdict = match decide(&Evidence {
+        stop: stop.clone(),
+        next_continues: false,
+        proven_durable: proven,
+    }) {
+        Decision::Damage => Verdict::Damage(spot(format!(
+            "{}, but lsn {} was durable",
+            stop_text(&stop),
+            end.next_lsn
+        ))),
+        Decision::Cut if matches!(stop, Stop::Invalid(_) | Stop::Unchained { .. }) => {
+            Verdict::TornTail(spot(stop_text(&stop)))
+        }
+        Decision::Cut | Decision::NextSegment => Verdict::Whole,
+    };
+    if survey.verdict == Verdict::Whole {
+        survey.verdict = verdict;
+    }
+    Ok(())
+}
+
+/// Offset in this segment where a walk that ended at `end` stood.
+fn stopped_at(end: &ChainPoint, header: &SegmentHeader) -> u32 {
+    if end.segment == header.segment {
+        end.offset
+    } else {
+        BLOCK_BYTES as u32
+    }
+}
+
+fn stop_text(stop: &Stop) -> String {
+    match stop {
+        Stop::NoBatch => "no batch".to_owned(),
+        Stop::Invalid(why) => format!("invalid batch: {why}"),
+        Stop::Unchained { batch, epoch, .. } => {
+            format!("batch {batch} of epoch {epoch} does not continue the log")
+        }
+        Stop::End => "full".to_owned(),
+    }
+}
+
+/// Checks batches without a chain to hold them to: each on its own, and their numbers against each other.
+#[derive(Default)]
+struct Loose {
+    last: Option<BatchInfo>,
+    /// First place that does not verify; its file is the caller's to fill in.
+    broken: Option<Spot>,
+}
+
+impl Loose {
+    /// Counts the batches in `range` of a segment that verify; `visit` sees their records.
+    fn read(
+        &mut self,
+        codec: &RecordCodec,
+        segment: &Segment<'_>,
+        range: std::ops::Range<u32>,
+        mut visit: impl FnMut(&RecordView<'_>),
+    ) -> u64 {
+        let (mut batches, mut offset) = (0, range.start);
+        let mut broken = |offset: u32, lsn: u64, why: String| {
+            self.broken.get_or_insert(Spot {
+                file: String::new(),
+                offset: u64::from(offset),
+                lsn: Some(lsn),
+                why,
+            });
+        };
+        while let Some(info) =
+            scan::find_batch(segment.identity, segment.header, segment.bytes, offset)
+            && info.offset < range.end
+        {
+            if let Some(last) = &self.last
+                && (info.batch, info.first_lsn)
+                    != (last.batch + 1, last.first_lsn + u64::from(last.records))
+            {
+                let place = if last.segment == info.segment {
+                    last.offset + last.bytes
+                } else {
+                    BLOCK_BYTES as u32
+                };
+                broken(
+                    place,
+                    last.first_lsn + u64::from(last.records),
+                    format!("batch {} does not follow batch {}", info.batch, last.batch),
+                );
+            }
+            let content = segment
+                .bytes
+                .get(info.offset as usize..)
+                .unwrap_or_default();
+            let mut whole = content.len() >= info.bytes as usize;
+            for (lsn, (_, record)) in (info.first_lsn..).zip(scan::records(codec, &info, content)) {
+                match record {
+                    Ok(record) => visit(&record),
+                    Err(error) => {
+                        whole = false;
+                        broken(info.offset, lsn, error.to_string());
+                    }
+                }
+            }
+            batches += u64::from(whole);
+            offset = info.offset
+                + if whole {
+                    info.bytes
+                } else {
+                    BLOCK_BYTES as u32
+                };
+            self.last = Some(info);
+        }
+        batches
+    }
+}
+
+/// A segment's bytes and what its header says.
+struct Segment<'a> {
+    identity: &'a LogIdentity,
+    header: &'a SegmentHeader,
+    bytes: &'a [u8],
+}
+
+/// Reads every page of a checkpoint.
+async fn survey_checkpoint(
+    path: &Path,
+    file: String,
+    identity: Option<&LogIdentity>,
+    progress: &ProgressBar,
+    length: u64,
+) -> anyhow::Result<CheckpointSurvey> {
+    let reader = Reader::open(path).await?;
+    let block = reader.read(0, checkpoint::HEADER_BYTES).await?;
+    progress.inc(block.len() as u64);
+    let mut survey = CheckpointSurvey {
+        file: file.clone(),
+        sequence: None,
+        keys: None,
+        pages: None,
+        replay_from_lsn: None,
+        max_lsn: None,
+        flaw: None,
+        header: None,
+    };
+    let flaw = |offset: u64, why: String| {
+        Some(Spot {
+            file: file.clone(),
+            offset,
+            lsn: None,
+            why,
+        })
+    };
+    if is_zero(&block) {
+        survey.flaw = flaw(0, "not finished".to_owned());
+        return Ok(survey);
+    }
+    let header = match CheckpointHeader::decode(&block) {
+        Ok(header) if identity.is_none_or(|identity| header.identity == *identity) => header,
+        Ok(_) => {
+            survey.flaw = flaw(0, "of another log or timeline".to_owned());
+            return Ok(survey);
+        }
+        Err(error) => {
+            survey.flaw = flaw(0, error.to_string());
+            return Ok(survey);
+        }
+    };
+    for number in 0..header.pages {
+        let offset = checkpoint::HEADER_BYTES as u64 + number * checkpoint::PAGE_BYTES as u64;
+        if offset >= length {
+            survey.flaw = flaw(
+                offset,
+                format!("the file ends before page {number} of {}", header.pages),
+            );
+            break;
+        }
+        let page = reader.read(offset, checkpoint::PAGE_BYTES).await?;
+        progress.inc(page.len() as u64);
+        if let Err(error) = checkpoint::decode_page(&header, number, &page) {
+            survey.flaw = flaw(offset, error.to_string());
+            break;
+        }
+    }
+    reader.close().await?;
+    survey.sequence = Some(header.sequence);
+    survey.keys = Some(header.keys);
+    survey.pages = Some(header.pages);
+    survey.replay_from_lsn = Some(header.replay_from.next_lsn);
+    survey.max_lsn = Some(header.max_lsn);
+    survey.header = Some(header);
+    Ok(survey)
+}
+
+/// Counts per stream; neighbours in a log are mostly of one stream.
+#[derive(Default)]
+struct Streams {
+    all: BTreeMap<u32, StreamSurvey>,
+    last: StreamSurvey,
+}
+
+impl Streams {
+    fn count(&mut self, record: &RecordView<'_>) {
+        if record.stream != self.last.id {
+            self.put_back();
+            self.last = self.all.remove(&record.stream).unwrap_or_default();
+            self.last.id = record.stream;
+        }
+        match record.kind {
+            Kind::StreamDefinition => {
+                self.last.name = Some(String::from_utf8_lossy(record.key).into_owned())
+            }
+            Kind::Put | Kind::Tombstone => {
+                self.last.records += 1;
+                self.last.tombstones += u64::from(record.kind == Kind::Tombstone);
+                self.last.bytes += (record.key.len() + record.payload.len()) as u64;
+            }
+            Kind::Note => {}
+        }
+    }
+
+    fn put_back(&mut self) {
+        let last = std::mem::take(&mut self.last);
+        if last.name.is_some() || last.records > 0 {
+            self.all.insert(last.id, last);
+        }
+    }
+
+    fn finish(mut self) -> Vec<StreamSurvey> {
+        self.put_back();
+        self.all.into_values().collect()
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Bytes as lower-case hex, as uuids are shown.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}

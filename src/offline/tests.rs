@@ -1,0 +1,389 @@
+//! Directories made with the writer that ships, broken in every way that the tools must tell apart.
+
+use std::path::{Path, PathBuf};
+
+use index::checkpoint::{self, CheckpointHeader};
+use index::{Digest, Entry};
+use wal::chain::ChainPoint;
+use wal::record::{Kind, NewRecord, content_type};
+use wal::segment::SegmentHeader;
+use wal::superblock::{LogEntry, Superblock};
+use wal::writer::{ReadySegment, Writer};
+use wal::{Link, LogIdentity};
+
+use super::dir::Directory;
+use super::survey::{LogSurvey, Verdict};
+
+const SEGMENT_BYTES: usize = 64 * 1024;
+const IDENTITY: LogIdentity = LogIdentity {
+    store: [1; 16],
+    log: [2; 16],
+    number: 0,
+    timeline: 1,
+};
+
+/// A data directory of one log: `batches` of ten records each, the last `unmarked` of them without a later batch that says
+/// they were durable, and one prepared segment behind.
+struct Fixture {
+    directory: tempfile::TempDir,
+    /// File, offset, first lsn of every batch.
+    batches: Vec<(PathBuf, usize, u64)>,
+    end: ChainPoint,
+}
+
+impl Fixture {
+    fn new(batches: usize) -> Fixture {
+        let directory = tempfile::tempdir().expect("a directory on a disk");
+        let log = directory.path().join("log-00000000");
+        std::fs::create_dir(&log).expect("a folder");
+        let file = |slot: u32| log.join(format!("segment-{slot:08}.seg"));
+        let prepare = |segment: u32| {
+            let mut bytes = vec![0; SEGMENT_BYTES];
+            let header = SegmentHeader {
+                identity: IDENTITY,
+                segment,
+                generation: 1,
+                segment_bytes: SEGMENT_BYTES as u64,
+            };
+            header.encode(&mut bytes);
+            std::fs::write(file(segment - 1), bytes).expect("a segment");
+            ReadySegment {
+                segment,
+                generation: 1,
+                bytes: SEGMENT_BYTES as u32,
+                file: segment - 1,
+            }
+        };
+        let mut writer = Writer::new(IDENTITY, 1, ChainPoint::genesis(1), prepare(1));
+        let mut next = 2;
+        let mut places = Vec::new();
+        let record = |kind, key: &'static [u8], payload: &'static [u8]| NewRecord {
+            kind,
+            content_type: content_type::JSON,
+            stream: 1,
+            version: 1,
+            timestamp_us: 7,
+            previous: Link::default(),
+            key,
+            payload,
+            extensions: &[],
+        };
+        for number in 0..batches {
+            let least = 2 * wal::BLOCK_BYTES;
+            let buffer = match writer.open(vec![0; least], least) {
+                Ok(()) => None,
+                Err(buffer) => Some(buffer),
+            };
+            if let Some(buffer) = buffer {
+                writer.add_segment(prepare(next));
+                next += 1;
+                writer
+                    .open(buffer, least)
+                    .expect("a segment was just given");
+            }
+            if number == 0 {
+                writer.append(&record(Kind::StreamDefinition, b"things", b"{}"));
+            }
+            for _ in 0..9 {
+                writer.append(&record(Kind::Put, b"a key", &[b'x'; 500]));
+            }
+            writer.append(&record(Kind::Tombstone, b"a key", b""));
+            let durable = writer.next_lsn() - 1 - writer.records() as u64;
+            let sealed = writer.seal(true, durable, 8).expect("a batch is open");
+            let path = file(sealed.file);
+            let mut bytes = std::fs::read(&path).expect("the segment");
+            bytes[sealed.offset as usize..][..sealed.bytes as usize]
+                .copy_from_slice(&sealed.buffer[..sealed.bytes as usize]);
+            std::fs::write(&path, bytes).expect("the segment");
+            places.push((path, sealed.offset as usize, sealed.first_lsn));
+        }
+        std::fs::write(file(next - 1), vec![0; SEGMENT_BYTES]).expect("a prepared segment");
+        std::fs::write(directory.path().join("LOCK"), "").expect("a lock");
+        let fixture = Fixture {
+            directory,
+            batches: places,
+            end: writer.chain(),
+        };
+        fixture.superblock("superblock-a", 1, 0);
+        fixture.superblock("superblock-b", 2, 0);
+        fixture
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn superblock(&self, name: &str, sequence: u64, durable_lsn: u64) {
+        let log = LogEntry {
+            log: IDENTITY.log,
+            number: 0,
+            timeline: 1,
+            epoch: 1,
+            slot_first: 0,
+            slot_last: 16383,
+            durable_lsn,
+        };
+        let block = Superblock {
+            sequence,
+            features: 0,
+            store: IDENTITY.store,
+            digest_key: [3; 16],
+            shards: 1,
+            segment_bytes: SEGMENT_BYTES as u64,
+            map_epoch: 1,
+            logs: vec![log],
+        };
+        let mut bytes = vec![0; wal::BLOCK_BYTES];
+        block.encode(&mut bytes).expect("a superblock");
+        std::fs::write(self.path().join(name), bytes).expect("a superblock");
+    }
+
+    /// Two pages of entries, replay from the end of the log.
+    fn checkpoint(&self) -> PathBuf {
+        let header = CheckpointHeader {
+            identity: IDENTITY,
+            sequence: 5,
+            replay_from: self.end,
+            max_lsn: self.end.next_lsn - 1,
+            pages: 2,
+            keys: 2,
+            log_time_us: 9,
+        };
+        let mut bytes = vec![0; checkpoint::HEADER_BYTES + 2 * checkpoint::PAGE_BYTES];
+        header.encode(&mut bytes[..checkpoint::HEADER_BYTES]);
+        for (number, page) in bytes[checkpoint::HEADER_BYTES..]
+            .chunks_mut(checkpoint::PAGE_BYTES)
+            .enumerate()
+        {
+            let entry = Entry {
+                lsn: 1,
+                version: 1,
+                bytes: 64,
+                ..Entry::default()
+            };
+            let entries = [(Digest((number as u128 + 1) << 100), entry)];
+            assert_eq!(
+                checkpoint::encode_entries(&IDENTITY, 5, number as u64, &entries, page),
+                1
+            );
+        }
+        let path = self.path().join("log-00000000/checkpoint-a");
+        std::fs::write(&path, bytes).expect("a checkpoint");
+        path
+    }
+
+    fn survey(&self) -> LogSurvey {
+        let directory = Directory::open(self.path()).expect("a data directory");
+        let mut surveys = super::survey_all(&directory).expect("it can be read");
+        assert_eq!(surveys.len(), 1);
+        surveys.remove(0)
+    }
+}
+
+fn flip(path: &Path, offset: usize) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    bytes[offset] ^= 0x10;
+    std::fs::write(path, bytes).expect("a file");
+}
+
+#[test]
+fn a_whole_log_is_counted_across_segments() {
+    let fixture = Fixture::new(20);
+    let survey = fixture.survey();
+    assert_eq!(survey.verdict, Verdict::Whole);
+    assert_eq!(
+        (survey.batches, survey.records, survey.last_lsn),
+        (20, 201, 201)
+    );
+    let in_use: Vec<_> = survey
+        .segments
+        .iter()
+        .filter(|segment| segment.segment.is_some())
+        .collect();
+    assert!(in_use.len() > 1, "the fixture must roll");
+    assert_eq!(
+        in_use.iter().map(|segment| segment.records).sum::<u64>(),
+        201
+    );
+    assert_eq!(
+        survey.segments.last().map(|segment| segment.state.as_str()),
+        Some("prepared, not in use")
+    );
+    let stream = &survey.streams[0];
+    assert_eq!(
+        (
+            stream.id,
+            stream.name.as_deref(),
+            stream.records,
+            stream.tombstones
+        ),
+        (1, Some("things"), 200, 20)
+    );
+    assert_eq!(survey.damages().count(), 0);
+}
+
+#[test]
+fn a_broken_last_batch_is_a_torn_tail_and_not_damage() {
+    let fixture = Fixture::new(20);
+    let (path, offset, lsn) = fixture.batches.last().expect("there are batches");
+    flip(path, offset + 300);
+    let survey = fixture.survey();
+    let Verdict::TornTail(spot) = &survey.verdict else {
+        panic!("{:?}", survey.verdict)
+    };
+    assert_eq!((spot.offset, spot.lsn), (*offset as u64, Some(*lsn)));
+    assert_eq!(survey.damages().count(), 0);
+    assert_eq!(survey.last_lsn, lsn - 1);
+}
+
+#[test]
+fn a_broken_batch_below_a_durable_mark_is_damage_with_its_place() {
+    for (number, byte) in [(3, 300), (3, 20), (3, 100), (11, 300), (18, 300)] {
+        let fixture = Fixture::new(20);
+        let (path, offset, lsn) = &fixture.batches[number];
+        flip(path, offset + byte);
+        let survey = fixture.survey();
+        let Verdict::Damage(spot) = &survey.verdict else {
+            panic!("batch {number}: {:?}", survey.verdict)
+        };
+        assert_eq!(
+            (spot.offset, spot.lsn),
+            (*offset as u64, Some(*lsn)),
+            "batch {number} byte {byte}"
+        );
+        assert!(
+            path.ends_with(&spot.file),
+            "{} is not {}",
+            spot.file,
+            path.display()
+        );
+        assert!(
+            survey
+                .segments
+                .iter()
+                .map(|segment| segment.loose_batches)
+                .sum::<u64>()
+                > 0,
+            "what lies behind is counted"
+        );
+    }
+}
+
+#[test]
+fn a_tail_that_the_superblock_knows_is_damage_when_it_is_gone() {
+    let fixture = Fixture::new(20);
+    let (path, offset, lsn) = fixture.batches.last().expect("there are batches");
+    fixture.superblock("superblock-b", 3, fixture.end.next_lsn - 1);
+    assert_eq!(fixture.survey().verdict, Verdict::Whole);
+    let mut bytes = std::fs::read(path).expect("a file");
+    bytes[*offset..].fill(0);
+    std::fs::write(path, bytes).expect("a file");
+    let Verdict::Damage(spot) = fixture.survey().verdict else {
+        panic!("{:?}", fixture.survey().verdict)
+    };
+    assert_eq!((spot.offset, spot.lsn), (*offset as u64, Some(*lsn)));
+}
+
+#[test]
+fn a_missing_segment_and_a_rotten_header_are_damage() {
+    let fixture = Fixture::new(40);
+    let second = fixture.path().join("log-00000000/segment-00000001.seg");
+    let bytes = std::fs::read(&second).expect("a segment");
+    std::fs::remove_file(&second).expect("a segment");
+    assert!(
+        matches!(fixture.survey().verdict, Verdict::Damage(_)),
+        "{:?}",
+        fixture.survey().verdict
+    );
+    std::fs::write(&second, bytes).expect("a segment");
+    assert_eq!(fixture.survey().verdict, Verdict::Whole);
+    flip(&second, 40);
+    assert!(
+        matches!(fixture.survey().verdict, Verdict::Damage(_)),
+        "{:?}",
+        fixture.survey().verdict
+    );
+    flip(&second, 40);
+
+    let last_in_use = &fixture.batches.last().expect("there are batches").0;
+    flip(last_in_use, 40);
+    let Verdict::Damage(spot) = fixture.survey().verdict else {
+        panic!("{:?}", fixture.survey().verdict)
+    };
+    assert!(
+        last_in_use.ends_with(&spot.file) && spot.offset == 0,
+        "{spot:?}"
+    );
+}
+
+#[test]
+fn a_checkpoint_is_read_to_its_last_page() {
+    let fixture = Fixture::new(20);
+    let path = fixture.checkpoint();
+    let survey = fixture.survey();
+    assert_eq!(survey.damages().count(), 0);
+    let copy = &survey.checkpoints[0];
+    assert_eq!(
+        (copy.sequence, copy.keys, copy.replay_from_lsn),
+        (Some(5), Some(2), Some(202))
+    );
+
+    let second_page = checkpoint::HEADER_BYTES + checkpoint::PAGE_BYTES;
+    flip(&path, second_page + 200);
+    let survey = fixture.survey();
+    let damage = survey.damages().next().expect("the page is broken");
+    assert_eq!(damage.offset, second_page as u64);
+
+    // A header that does not verify makes it no checkpoint at all: that is how an unfinished one looks.
+    flip(&path, 30);
+    assert_eq!(fixture.survey().damages().count(), 0);
+}
+
+#[test]
+fn a_checkpoint_beyond_the_end_proves_that_the_tail_was_durable() {
+    let fixture = Fixture::new(20);
+    fixture.checkpoint();
+    let (path, offset, lsn) = fixture.batches.last().expect("there are batches");
+    flip(path, offset + 300);
+    let Verdict::Damage(spot) = fixture.survey().verdict else {
+        panic!("{:?}", fixture.survey().verdict)
+    };
+    assert_eq!(spot.lsn, Some(*lsn));
+}
+
+#[test]
+fn a_log_without_any_superblock_is_still_shown() {
+    let fixture = Fixture::new(20);
+    for name in super::dir::SUPERBLOCKS {
+        flip(&fixture.path().join(name), 100);
+    }
+    let survey = fixture.survey();
+    assert_eq!((survey.records, survey.epoch), (201, None));
+    assert_eq!(survey.verdict, Verdict::Whole);
+}
+
+/// Where reading starts when the first segments are gone and a checkpoint says where to go on.
+#[test]
+fn a_log_that_starts_late_is_entered_where_a_checkpoint_enters_it() {
+    let fixture = Fixture::new(40);
+    fixture.checkpoint();
+    std::fs::remove_file(fixture.path().join("log-00000000/segment-00000000.seg"))
+        .expect("a segment");
+    let survey = fixture.survey();
+    assert_eq!(survey.verdict, Verdict::Whole);
+    assert!(survey.segments[0].loose_batches > 0);
+    let (path, offset, lsn) = fixture
+        .batches
+        .iter()
+        .filter(|(path, ..)| path.ends_with("segment-00000001.seg"))
+        .nth(2)
+        .expect("a batch");
+    for byte in [20, 100, 300] {
+        flip(path, offset + byte);
+        let Verdict::Damage(spot) = fixture.survey().verdict else {
+            panic!("byte {byte}: {:?}", fixture.survey().verdict)
+        };
+        assert_eq!(spot.lsn, Some(*lsn), "byte {byte}");
+        flip(path, offset + byte);
+    }
+}

@@ -1,0 +1,116 @@
+//! `pinion verify DIR`: every checksum, and the verdict that a starting server would come to. Ends with 1 at damage.
+
+use std::fmt;
+use std::io::Write as _;
+use std::time::Instant;
+
+use super::dir::{Directory, SUPERBLOCKS};
+use super::survey::{LogSurvey, Spot, Verdict};
+use crate::cli::VerifyFlags;
+use crate::exit::{Failure, output};
+use crate::text::{counted, human};
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at offset {}", self.file, self.offset)?;
+        if let Some(lsn) = self.lsn {
+            write!(f, ", lsn {lsn}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+/// Reads everything and says what does not verify.
+pub fn run(flags: &VerifyFlags) -> Result<(), Failure> {
+    let directory = Directory::open(&flags.directory)?;
+    let started = Instant::now();
+    let surveys = super::survey_all(&directory)?;
+    let seconds = started.elapsed().as_secs_f64();
+
+    let mut damages = superblock_damages(&directory);
+    damages.extend(surveys.iter().flat_map(LogSurvey::damages).cloned());
+    let mut out = std::io::stdout().lock();
+    for survey in &surveys {
+        output(writeln!(out, "{}", log_line(survey)))?;
+        if let Verdict::TornTail(spot) = &survey.verdict {
+            output(writeln!(
+                out,
+                "  torn tail, never acked, cut by the next start: {spot}"
+            ))?;
+        }
+        for copy in survey
+            .checkpoints
+            .iter()
+            .filter(|copy| copy.sequence.is_none())
+        {
+            if let Some(flaw) = &copy.flaw {
+                output(writeln!(out, "  no checkpoint: {flaw}"))?;
+            }
+        }
+    }
+    for damage in &damages {
+        output(writeln!(out, "damage: {damage}"))?;
+    }
+    let bytes: u64 = surveys.iter().map(|survey| survey.bytes).sum();
+    let records: u64 = surveys.iter().map(|survey| survey.records).sum();
+    output(writeln!(
+        out,
+        "{} in {}, {} in {seconds:.2} s ({:.2} GB/s)",
+        counted(records, "record"),
+        counted(surveys.len() as u64, "log"),
+        human(bytes),
+        bytes as f64 / 1e9 / seconds.max(1e-9),
+    ))?;
+    match damages.first() {
+        None => output(writeln!(out, "no damage")).map_err(Failure::Failed),
+        Some(first) => Err(anyhow::anyhow!("damage: {first}").into()),
+    }
+}
+
+/// Copies that do not verify, and logs that the superblock names and that are not there.
+fn superblock_damages(directory: &Directory) -> Vec<Spot> {
+    let mut damages = Vec::new();
+    for (name, copy) in SUPERBLOCKS.iter().zip(&directory.copies) {
+        if let Err(why) = &copy.content {
+            damages.push(Spot {
+                file: (*name).to_owned(),
+                offset: 0,
+                lsn: None,
+                why: why.clone(),
+            });
+        }
+    }
+    for log in directory.superblock.iter().flat_map(|block| &block.logs) {
+        if !directory
+            .logs
+            .iter()
+            .any(|files| files.number == log.number)
+        {
+            let folder = format!("log-{:08}", log.number);
+            let why = "the superblock names this log, and its folder is not there".to_owned();
+            damages.push(Spot {
+                file: folder,
+                offset: 0,
+                lsn: Some(1),
+                why,
+            });
+        }
+    }
+    damages
+}
+
+fn log_line(survey: &LogSurvey) -> String {
+    let in_use = survey
+        .segments
+        .iter()
+        .filter(|segment| segment.segment.is_some())
+        .count();
+    format!(
+        "log {}: {} in use, {}, {}, last lsn {}",
+        survey.number,
+        counted(in_use as u64, "segment"),
+        counted(survey.batches, "batch"),
+        counted(survey.records, "record"),
+        survey.last_lsn,
+    )
+}
