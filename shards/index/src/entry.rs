@@ -88,8 +88,8 @@ impl Entry {
             (self.lsn >> 32) as u32,
             self.version,
             self.location.segment,
-            offset / 8
-                | class_of(self.bytes) << CLASS_SHIFT
+            (offset / 8)
+                | (class_of(self.bytes) << CLASS_SHIFT)
                 | if self.tombstone { TOMBSTONE } else { 0 },
         ]
     }

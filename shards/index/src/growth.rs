@@ -9,12 +9,13 @@
 //! Figures, with 16 slots of 32 bytes: growth starts at 14.75 keys a bucket (34.7 bytes a key) and leaves 12.9 (39.7). Four
 //! buckets or more move per insertion, so the move is over after B/4 insertions, while the part not moved yet gets no
 //! denser than 15 a bucket, and the next growth is 2 B insertions away. Averaged over all insertions a key is moved
-//! seven times. A closed run is a handful of buckets; the longest of a table of 10M keys is a few hundred (20 µs or so).
+//! seven times. A closed run is a handful of buckets; the longest of a table of 10M keys is a few hundred, under
+//! 0.1 ms; one insertion in a thousand takes over 10 µs.
 //!
 //! It does not know what the entries mean.
 
 use crate::bucket::{self, SLOTS};
-use crate::memory::{Bucket, TableMemory};
+use crate::memory::{LINES, TableMemory};
 use crate::table::{Index, home_among};
 
 /// Growth starts at this many keys in four buckets.
@@ -48,7 +49,8 @@ impl<M: TableMemory> Index<M> {
 
     /// One step: see the module's header.
     fn move_some(&mut self) {
-        let (low, high) = self.closed_run();
+        let top = home_among(self.old_buckets, self.old_until);
+        let (low, high) = self.closed_run((top + 1).saturating_sub(BUCKETS_PER_INSERTION), top);
         let mut moving = std::mem::take(&mut self.moving);
         let mut moved_before = 0;
         for taken in &mut self.memory.buckets_mut()[low..=high] {
@@ -70,27 +72,30 @@ impl<M: TableMemory> Index<M> {
         } else {
             self.blocked = true;
         }
-        for item in moving.drain(..) {
+        self.prefetch_next_step();
+        for item in &moving {
             let placed = self.place(item);
             assert!(placed, "a key had no room in an index run that was checked");
         }
+        moving.clear();
         self.moving = moving;
     }
 
-    /// The run of buckets to take out: from below the highest bucket under the old map down to a bucket whose predecessor is
-    /// not full, and up to the first that is not full.
-    fn closed_run(&self) -> (usize, usize) {
-        let buckets: &[Bucket] = self.memory.buckets();
+    /// Ask for the lines that the next step will read and write: it comes with the next insertion, a whole
+    /// key's work away.
+    fn prefetch_next_step(&self) {
+        if !self.is_growing() {
+            return;
+        }
         let top = home_among(self.old_buckets, self.old_until);
-        let mut low = (top + 1).saturating_sub(BUCKETS_PER_INSERTION);
-        while low > 0 && bucket::is_full(&buckets[low - 1]) {
-            low -= 1;
+        let low = (top + 1).saturating_sub(BUCKETS_PER_INSERTION);
+        let onto = home_among(self.new_buckets, self.old_until);
+        let onto_low = (onto + 1).saturating_sub(BUCKETS_PER_INSERTION + 1);
+        for at in (low..=top).chain(onto_low..=onto) {
+            for line in 0..LINES {
+                self.memory.prefetch_line(at, line);
+            }
         }
-        let mut high = top;
-        while high + 1 < buckets.len() && bucket::is_full(&buckets[high]) {
-            high += 1;
-        }
-        (low, high)
     }
 
     /// Whether `moving` fits under the new map, with `above` other keys under it already, all of them larger. It fits when for

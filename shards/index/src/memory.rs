@@ -23,7 +23,6 @@ pub trait TableMemory {
     fn buckets_mut(&mut self) -> &mut [Bucket];
 
     /// Ask for the first cache line of a bucket (the fingerprints). A hint: doing nothing is right too.
-    /// `bucket` may be past the end.
     #[inline]
     fn prefetch(&self, bucket: usize) {
         let _ = bucket;

@@ -34,7 +34,6 @@ fn random_digest(rng: &mut SmallRng) -> Digest {
 /// The invariants in the header of `table`.
 fn check(index: &Index<Vec<Bucket>>) {
     let buckets = index.memory.buckets();
-    let mut largest_before = None;
     let mut keys = 0;
     let mut moved = 0;
     // First bucket such that all from it to the one before `at` are full.
@@ -57,13 +56,8 @@ fn check(index: &Index<Vec<Bucket>>) {
                 home <= at && full_since <= home,
                 "bucket {at}: {key:?} of {home} is out of reach"
             );
-            assert!(
-                Some(*key) > largest_before,
-                "bucket {at}: {key:?} is out of order"
-            );
             moved += u64::from(key.high > index.old_until);
         }
-        largest_before = found.into_iter().max().or(largest_before);
         keys += count as u64;
         if count < SLOTS {
             full_since = at + 1;
@@ -192,7 +186,7 @@ proptest! {
             let had = exported.len();
             cursor = index.export(from, slice, &mut exported);
             prop_assert!(cursor.is_none() || exported.len() >= had + slice);
-            prop_assert!(exported.len() < had + slice + SLOTS);
+            prop_assert!(exported.len() <= had + slice);
             for (digest, given) in &exported[had..] {
                 prop_assert_eq!(model.get(digest), Some(given));
             }
@@ -257,12 +251,7 @@ fn insertions_around_the_border_of_a_move() {
 
 #[test]
 fn memory_stays_within_forty_bytes_a_key() {
-    // The whole way from 100,000 keys; a table sized in advance takes its bytes before its keys come.
-    let keys = if cfg!(debug_assertions) {
-        700_000
-    } else {
-        3_000_000
-    };
+    let keys = 3_000_000;
     let mut rng = SmallRng::seed_from_u64(3);
     let mut index = Index::new(memory(keys / 12 + 100));
     let (mut least, mut most) = (f64::MAX, 0f64);

@@ -5,13 +5,14 @@
 //! the new homes lie higher, that map is monotone as well, and nothing below depends on which of them is in force.
 //!
 //! Invariants, which insertion and growth keep and `check` in the tests walks:
-//! 1. *Sorted*: a digest in one bucket is never larger than a digest in a later bucket (inside a bucket there is no order).
-//! 2. *Reachable*: an entry lies at its home or after it, and every bucket from its home up to there is full.
-//! 3. Occupied slots of a bucket come first.
+//! 1. *Reachable*: an entry lies at its home or after it, and every bucket from its home up to there is full.
+//! 2. Occupied slots of a bucket come first.
 //!
-//! From 2: a probe starts at home and ends at the first bucket that is not full. From 1 and 2: what lies between two buckets
-//! that are not full is closed, it can be taken out and put back under another map without looking at the rest.
-//! This is linear probing with Robin Hood exchange (Celis 1986), on buckets, with an order-preserving map.
+//! From 1: a probe starts at home and ends at the first bucket that is not full; and what lies between two buckets
+//! that are not full is a *closed run*: the keys with homes in it are the keys that lie in it. It can be taken out and put back
+//! under another map without looking at the rest, and as the map is monotone, run after run is digest order.
+//! This is linear probing on buckets. Robin Hood exchange, which keeps the buckets sorted, was tried: insertion took more than
+//! twice the time, and nothing here needs the order.
 //!
 //! The last home bucket overflows into the buckets behind it: they are memory that later growth turns into homes; when
 //! the table is as large as it gets, a few buckets are kept for that.
@@ -146,14 +147,13 @@ impl<M: TableMemory> Index<M> {
         let key = TableKey::of(digest);
         let home = self.home(key.high);
         let bucket = &self.memory.buckets()[home];
-        let candidates = bucket::matches(bucket, key.fingerprint);
-        if candidates != 0 {
-            let (first, last) = bucket::slot_lines(candidates.trailing_zeros() as usize);
+        if let Some(slot) = bucket::first_match(bucket, key.fingerprint) {
+            let (first, last) = bucket::slot_lines(slot);
             self.memory.prefetch_line(home, first);
             if last != first {
                 self.memory.prefetch_line(home, last);
             }
-        } else if bucket::is_full(bucket) {
+        } else if bucket::is_full(bucket) && home + 1 < self.memory.buckets().len() {
             self.memory.prefetch(home + 1);
         }
     }
@@ -204,7 +204,7 @@ impl<M: TableMemory> Index<M> {
     #[inline(never)]
     fn insert(&mut self, item: Item) -> Result<(), IndexError> {
         self.make_room();
-        if self.keys >= self.capacity_keys() || !self.place(item) {
+        if self.keys >= self.capacity_keys() || !self.place(&item) {
             return Err(IndexError::Full { keys: self.keys });
         }
         self.keys += 1;
@@ -215,20 +215,28 @@ impl<M: TableMemory> Index<M> {
     /// Put `item` where the invariants want it; counts nothing. False, and nothing changed, when there is no room
     /// between its home and the end of memory.
     #[inline]
-    pub(crate) fn place(&mut self, item: Item) -> bool {
+    pub(crate) fn place(&mut self, item: &Item) -> bool {
         let home = self.home(item.key.high);
         let buckets = self.memory.buckets_mut();
         let Some(distance) = buckets[home..].iter().position(|b| !bucket::is_full(b)) else {
             return false;
         };
         let free = home + distance;
-        let mut carried = item;
-        for full in &mut buckets[home..free] {
-            carried = bucket::exchange_for_largest(full, carried);
-        }
-        bucket::push(&mut buckets[free], &carried);
+        bucket::push(&mut buckets[free], item);
         self.touched = self.touched.max(free + 1);
         true
+    }
+
+    /// The closed run around the buckets `low..=high`.
+    pub(crate) fn closed_run(&self, mut low: usize, mut high: usize) -> (usize, usize) {
+        let buckets = self.memory.buckets();
+        while low > 0 && bucket::is_full(&buckets[low - 1]) {
+            low -= 1;
+        }
+        while high + 1 < buckets.len() && bucket::is_full(&buckets[high]) {
+            high += 1;
+        }
+        (low, high)
     }
 
     /// Keys, tombstones included.
