@@ -7,37 +7,15 @@
 //!   standard map at its bound rehashes in place or grows, whenever removals have used up its free places.)
 //! - An entry counts until its window has passed in log time, or until the ring is full and it is the oldest: then it is evicted, and counted.
 
-use super::{ChunkError, ChunkReader, ChunkWriter, Kind};
-
-/// What a request was answered, as far as this log is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyAnswer {
-    /// of the request's first record here, or of the note that stands for a request that appended nothing
-    pub first_lsn: u64,
-    /// records of the request here; their lsns follow each other. 0 for a note
-    pub records: u32,
-    /// the version that the answer named
-    pub version: u32,
-    /// `wire::Code` of the answer, 0 = appended
-    pub code: u16,
-    /// the reply said durable (else buffered)
-    pub durable: bool,
-}
-
-impl KeyAnswer {
-    /// The lsn that must be durable before this answer may be given again.
-    pub fn last_lsn(&self) -> u64 {
-        self.first_lsn + u64::from(self.records.max(1)) - 1
-    }
-}
+use super::{Answer, ChunkError, ChunkReader, ChunkWriter, Kind, Versions};
 
 /// What a key is to the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyCheck<'a> {
     /// not used within its window: append, then `record`
     New,
     /// used: this was the answer
-    Repeat(&'a KeyAnswer),
+    Repeat(&'a Answer),
     /// used for another request
     Mismatch,
 }
@@ -51,14 +29,14 @@ pub struct KeyLimits {
     pub bytes_max: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     digest: u128,
     /// 0 = unknown
     fingerprint: u64,
     /// log time at which it stops to count
     expires_us: u64,
-    answer: KeyAnswer,
+    answer: Answer,
 }
 
 /// Places of the table per entry: at most half full, so that a probe stays within a line or two.
@@ -131,16 +109,23 @@ impl IdempotencyKeys {
 
     /// Remember what a request was answered. Also how replay rebuilds the window: what is known already changes nothing.
     ///
-    /// `log_time_us` is the log time of the batch that holds the request; the answer counts for `window_seconds` from then on.
+    /// `log_time_us` is the log time of the batch that holds the request; the answer counts for `window_seconds` from then on. Entries are of
+    /// one size: an answer of more than four versions is kept without them.
     pub fn record(
         &mut self,
         digest: u128,
         fingerprint: u64,
-        answer: KeyAnswer,
+        answer: Answer,
         log_time_us: u64,
         window_seconds: u32,
     ) {
         self.expire(log_time_us);
+        let versions = if answer.versions.are_inline() {
+            answer.versions
+        } else {
+            Versions::NONE
+        };
+        let answer = Answer { versions, ..answer };
         let expires_us = log_time_us.saturating_add(u64::from(window_seconds) * 1_000_000);
         self.insert(Entry {
             digest,
@@ -208,7 +193,7 @@ impl IdempotencyKeys {
         let mut chunk = ChunkWriter::begin(Kind::IdempotencyKeys, bytes_max, out);
         let mut number = cursor.max(self.first);
         while number < self.next {
-            if chunk.room() < ENTRY_BYTES && !chunk.is_empty() {
+            if chunk.room() < ENTRY_BYTES_MAX && !chunk.is_empty() {
                 return Some(number);
             }
             let at = self.position(number);
@@ -225,9 +210,10 @@ impl IdempotencyKeys {
                     .u64(entry.expires_us)
                     .u64(answer.first_lsn)
                     .u32(answer.records)
-                    .u32(answer.version)
-                    .u16(answer.code)
-                    .u8(u8::from(answer.durable));
+                    .u8(answer.versions.len() as u8);
+                for &version in answer.versions.iter() {
+                    chunk.u32(version);
+                }
             }
             number += 1;
         }
@@ -242,12 +228,14 @@ impl IdempotencyKeys {
         let mut reader = ChunkReader::begin(Kind::IdempotencyKeys, chunk)?;
         for _ in 0..reader.entries() {
             let (digest, fingerprint, expires_us) = (reader.u128()?, reader.u64()?, reader.u64()?);
-            let answer = KeyAnswer {
-                first_lsn: reader.u64()?,
-                records: reader.u32()?,
-                version: reader.u32()?,
-                code: reader.u16()?,
-                durable: reader.u8()? != 0,
+            let (first_lsn, records) = (reader.u64()?, reader.u32()?);
+            let versions = (0..reader.u8()?)
+                .map(|_| reader.u32())
+                .collect::<Result<Vec<u32>, ChunkError>>()?;
+            let answer = Answer {
+                first_lsn,
+                records,
+                versions: Versions::from(versions.as_slice()),
             };
             self.insert(Entry {
                 digest,
@@ -311,12 +299,12 @@ impl IdempotencyKeys {
             self.evicted += u64::from(self.drop_oldest());
         }
         let at = self.position(self.next);
+        let (Ok(place) | Err(place)) = self.lookup(entry.digest);
+        self.table[place] = at;
         match self.ring.get_mut(at as usize) {
             Some(place) => *place = entry,
             None => self.ring.push(entry),
         }
-        let (Ok(place) | Err(place)) = self.lookup(entry.digest);
-        self.table[place] = at;
         self.next += 1;
         self.live += 1;
     }
@@ -353,21 +341,19 @@ impl IdempotencyKeys {
     }
 }
 
-/// digest, fingerprint, expires_us, first_lsn, records, version, code, durable
-const ENTRY_BYTES: usize = 16 + 8 + 8 + 8 + 4 + 4 + 2 + 1;
+/// digest, fingerprint, expires_us, first_lsn, records, number of versions, versions
+const ENTRY_BYTES_MAX: usize = 16 + 8 + 8 + 8 + 4 + 1 + 4 * u8::MAX as usize;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn answer(first_lsn: u64) -> KeyAnswer {
-        KeyAnswer {
+    fn answer(first_lsn: u64) -> Answer {
+        Answer {
             first_lsn,
             records: 1,
-            version: 1,
-            code: 0,
-            durable: true,
+            versions: Versions::from([3].as_slice()),
         }
     }
     fn keys(keys_max: usize) -> IdempotencyKeys {
@@ -410,25 +396,21 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_an_answer_too() {
+    fn many_versions_are_not_kept() {
         let mut keys = keys(10);
-        let refused = KeyAnswer {
+        let many = Answer {
             first_lsn: 4,
-            records: 0,
-            version: 3,
-            code: 5,
-            durable: true,
+            records: 5,
+            versions: Versions::from([1, 1, 1, 1, 1].as_slice()),
         };
-        keys.record(7, 70, refused, 0, 10);
-        assert_eq!(keys.check(7, 70, 0), KeyCheck::Repeat(&refused));
-        assert_eq!(refused.last_lsn(), 4);
+        keys.record(7, 70, many.clone(), 0, 10);
+        assert_eq!(many.last_lsn(), 8);
         assert_eq!(
-            KeyAnswer {
-                records: 3,
-                ..refused
-            }
-            .last_lsn(),
-            6
+            keys.check(7, 70, 0),
+            KeyCheck::Repeat(&Answer {
+                versions: Versions::NONE,
+                ..many
+            })
         );
     }
 
@@ -521,13 +503,13 @@ mod tests {
             for (number, (operation, digest, fingerprint, seconds)) in operations.into_iter().enumerate() {
                 let digest = digest * 8; // few homes, so that searches run into each other
                 let lsn = number as u64 + 1;
-                let live = model.iter().rev().find(|e| e.digest == digest).filter(|e| e.expires_us > now).copied();
+                let live = model.iter().rev().find(|e| e.digest == digest).filter(|e| e.expires_us > now).cloned();
                 let wanted = match &live {
                     None => KeyCheck::New,
                     Some(e) if e.fingerprint != fingerprint && e.fingerprint != 0 && fingerprint != 0 => KeyCheck::Mismatch,
                     Some(e) => KeyCheck::Repeat(&e.answer),
                 };
-                prop_assert_eq!(keys.check(digest, fingerprint, now), wanted);
+                prop_assert_eq!(&keys.check(digest, fingerprint, now), &wanted);
                 if operation == 0 {
                     now += u64::from(seconds) * S / 2;
                 } else if wanted == KeyCheck::New {

@@ -5,7 +5,7 @@
 //! somebody the memory of an answer.
 //!
 //! # Invariants
-//! - The window lives in the log: every entry is made from an [`extension`] of a record, so replay makes it again. A checkpoint saves only
+//! - The window lives in the log: every entry is made from an extension block of a record, so replay makes it again. A checkpoint saves only
 //!   replay time. `record` and `import` may therefore be given what is there already and end in the same state, as long as no
 //!   bound evicts (which of two is older is all that a checkpoint written in slices may tell differently).
 //! - Time is log time, which the log stores and which never goes back: a replay forgets what the first run forgot.
@@ -19,55 +19,72 @@
 //! It does not know the log, its extensions' framing, requests, or a clock.
 
 mod chunk;
-pub mod extension;
+mod extension;
 mod keys;
 mod producers;
 
 pub use chunk::{CHUNK_BYTES_MAX, ChunkError};
 pub(crate) use chunk::{ChunkReader, ChunkWriter, Kind};
-pub use keys::{IdempotencyKeys, KeyAnswer, KeyCheck, KeyLimits};
+pub use extension::{
+    KeyExtension, ProducerExtension, decode_key, decode_producer, encode_key, encode_producer,
+};
+pub use keys::{IdempotencyKeys, KeyCheck, KeyLimits};
 pub use producers::{
-    Answer, Gaps, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions,
-    WINDOW_SEQUENCES,
+    Answer, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions, WINDOW_SEQUENCES,
 };
 
 use siphasher::sip::SipHasher13;
+use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher13Wide};
 use std::hash::Hasher;
+
+/// Of the hashes below. On disk by what they make: never to be changed.
+const HASH_KEY: (u64, u64) = (0x7069_6e69_6f6e_2064, 0x6564_7570_2076_3031);
 
 /// 64-bit digest of what a request asks for, to notice that a sequence or key is used again for something else. Never 0, which means unknown.
 ///
-/// SipHash-1-3 under a fixed key, each part after its length (so that `["ab", "c"]` and `["a", "bc"]` differ). It must be stable: the value
-/// is compared with one that stands in the log, written by an older binary or on another CPU. A hasher like ahash, whose output may
-/// change with either, would turn an honest retry after an upgrade into a mismatch. The key is public; who makes two of their
-/// own requests collide fools only themselves.
-pub fn fingerprint(parts: &[&[u8]]) -> u64 {
-    let mut hasher = SipHasher13::new_with_keys(0x7069_6e69_6f6e_2064, 0x6564_7570_2076_3031);
+/// SipHash-1-3 under a fixed key. It must be stable: the value is compared with one that stands in the log, written by an older binary or on
+/// another CPU. A hasher like ahash, whose output may change with either, would turn an honest retry after an upgrade into a mismatch. The
+/// key is public; who makes two of their own requests collide fools only themselves.
+pub fn fingerprint(request: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(HASH_KEY.0, HASH_KEY.1);
+    hasher.write(request);
+    hasher.finish().max(1)
+}
+
+/// 128-bit digest of an `Idempotency-Key` and what it is scoped to. Stable for the same reason as [`fingerprint`]. Each part is hashed after
+/// its length, so that `["ab", "c"]` and `["a", "bc"]` differ.
+pub fn scope_digest(parts: &[&[u8]]) -> u128 {
+    let mut hasher = SipHasher13Wide::new_with_keys(HASH_KEY.0, HASH_KEY.1);
     for part in parts {
         hasher.write(&(part.len() as u64).to_le_bytes());
         hasher.write(part);
     }
-    hasher.finish().max(1)
+    hasher.finish128().as_u128()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::fingerprint;
+    use super::{fingerprint, scope_digest};
 
     /// The values are in logs that people keep: they may never change.
     #[test]
-    fn fingerprints_are_stable() {
-        assert_eq!(fingerprint(&[]), FINGERPRINT_OF_NOTHING);
-        assert_eq!(
-            fingerprint(&[b"orders", b"key", b"{\"amount\":1}"]),
-            FINGERPRINT_OF_PARTS
+    fn fingerprints_and_digests_are_stable() {
+        let given = (
+            fingerprint(b""),
+            fingerprint(b"{\"amount\":1}"),
+            scope_digest(&[b"orders", b"key"]),
         );
+        let wanted = (
+            9_565_573_460_910_786_126,
+            15_809_212_232_193_117_513,
+            50_746_054_472_919_564_857_378_969_834_565_968_664,
+        );
+        assert_eq!(given, wanted);
     }
-    const FINGERPRINT_OF_NOTHING: u64 = 9_565_573_460_910_786_126;
-    const FINGERPRINT_OF_PARTS: u64 = 10767218764307055018;
 
     #[test]
     fn parts_do_not_run_into_each_other() {
-        assert_ne!(fingerprint(&[b"ab", b"c"]), fingerprint(&[b"a", b"bc"]));
-        assert_ne!(fingerprint(&[b"ab"]), fingerprint(&[b"ab", b""]));
+        assert_ne!(scope_digest(&[b"ab", b"c"]), scope_digest(&[b"a", b"bc"]));
+        assert_ne!(scope_digest(&[b"ab"]), scope_digest(&[b"ab", b""]));
     }
 }

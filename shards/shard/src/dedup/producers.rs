@@ -43,9 +43,20 @@ impl Versions {
         }
     }
 
+    /// None took an allocation.
+    pub(super) fn are_inline(&self) -> bool {
+        matches!(self.0, Repr::Inline { .. })
+    }
+
     /// For an import that got the list in parts.
     fn append(&mut self, more: &[u32]) {
         *self = Versions::from([self, more].concat().as_slice());
+    }
+}
+
+impl Default for Versions {
+    fn default() -> Versions {
+        Versions::NONE
     }
 }
 
@@ -83,14 +94,12 @@ impl Eq for Versions {}
 /// What a request was answered, as far as this log is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// of the request's first record here (or of the note that stands for it)
+    /// of the request's first record here
     pub first_lsn: u64,
     /// records of the request here; their lsns follow each other
     pub records: u32,
     /// one per record, or none
     pub versions: Versions,
-    /// the reply said durable (else buffered)
-    pub durable: bool,
 }
 
 impl Answer {
@@ -118,16 +127,6 @@ pub enum ProducerCheck<'a> {
     Forgotten,
 }
 
-/// What a hole in a producer's sequences means to this log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gaps {
-    /// a lost request: refused as out of order. For a log that sees all requests of its producers
-    Refused,
-    /// a request whose records all went to other logs: accepted. A sequence in a hole is then new as long as the window reaches
-    /// back to it: it is appended once, though behind later ones
-    Allowed,
-}
-
 /// Bounds of [`Producers`].
 #[derive(Clone, Copy, Debug)]
 pub struct ProducerLimits {
@@ -137,8 +136,6 @@ pub struct ProducerLimits {
     pub bytes_max: usize,
     /// a producer that has sent nothing for so long, in log time, is forgotten
     pub window_seconds: u64,
-    /// what a hole means
-    pub gaps: Gaps,
 }
 
 #[derive(Debug)]
@@ -296,7 +293,7 @@ impl Producers {
         }
         let Ok(at) = producer.find(sequence) else {
             let expected = producer.last_sequence + 1;
-            return if sequence == expected || self.limits.gaps == Gaps::Allowed {
+            return if sequence == expected {
                 ProducerCheck::New
             } else {
                 ProducerCheck::OutOfOrder { expected }
@@ -565,8 +562,8 @@ impl Producers {
 
 /// id, forgotten_through, last_sequence, log_time_us, answers
 const PRODUCER_ENTRY_BYTES: usize = 16 + 8 + 8 + 8 + 2;
-/// sequence, fingerprint, first_lsn, records, durable, first version's place, versions
-const ANSWER_ENTRY_BYTES: usize = 8 + 8 + 8 + 4 + 1 + 4 + 4;
+/// sequence, fingerprint, first_lsn, records, first version's place, versions
+const ANSWER_ENTRY_BYTES: usize = 8 + 8 + 8 + 4 + 4 + 4;
 
 /// Writes what is left of a producer; false when the chunk was full before the end. An answer with more versions than fit goes out in parts.
 fn export_producer(
@@ -622,7 +619,6 @@ fn export_producer(
             .u64(remembered.fingerprint)
             .u64(answer.first_lsn)
             .u32(answer.records)
-            .u8(u8::from(answer.durable))
             .u32(from as u32)
             .u32(count as u32);
         for &version in &answer.versions[from..from + count] {
@@ -643,7 +639,6 @@ fn advance(at: &mut ProducersCursor, remembered: &Remembered, versions: usize) {
 fn import_answer(producer: &mut Producer, reader: &mut ChunkReader<'_>) -> Result<(), ChunkError> {
     let (sequence, fingerprint, first_lsn) = (reader.u64()?, reader.u64()?, reader.u64()?);
     let records = reader.u32()?;
-    let durable = reader.u8()? != 0;
     let (from, count) = (reader.u32()? as usize, reader.u32()? as usize);
     let bytes = reader.bytes(
         count
@@ -659,7 +654,6 @@ fn import_answer(producer: &mut Producer, reader: &mut ChunkReader<'_>) -> Resul
             first_lsn,
             records,
             versions: Versions::from(versions.as_slice()),
-            durable,
         };
         producer.remember(Remembered {
             sequence,

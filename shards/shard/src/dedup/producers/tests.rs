@@ -11,21 +11,19 @@ fn answer(first_lsn: u64) -> Answer {
         first_lsn,
         records: 1,
         versions: Versions::from([1].as_slice()),
-        durable: true,
     }
 }
 
-fn producers(producers_max: usize, bytes_max: usize, gaps: Gaps) -> Producers {
+fn producers(producers_max: usize, bytes_max: usize) -> Producers {
     Producers::new(ProducerLimits {
         producers_max,
         bytes_max,
         window_seconds: 100,
-        gaps,
     })
 }
 
 fn plenty() -> Producers {
-    producers(1000, usize::MAX, Gaps::Refused)
+    producers(1000, usize::MAX)
 }
 
 /// Sum over all producers, to hold the running total against.
@@ -106,34 +104,6 @@ fn the_window_is_as_long_as_it_says() {
 }
 
 #[test]
-fn holes_are_other_logs_requests_where_gaps_are_allowed() {
-    let mut p = producers(10, usize::MAX, Gaps::Allowed);
-    p.record(1, 1, 1, answer(1), 0);
-    assert_eq!(p.check(1, 5, 5), ProducerCheck::New);
-    p.record(1, 5, 5, answer(5), 0);
-    assert_eq!(
-        p.check(1, 3, 3),
-        ProducerCheck::New,
-        "this log never saw it"
-    );
-    p.record(1, 3, 3, answer(6), 0);
-    assert_eq!(p.check(1, 3, 3), ProducerCheck::Repeat(&answer(6)));
-    assert_eq!(p.check(1, 5, 5), ProducerCheck::Repeat(&answer(5)));
-    assert_eq!(p.check(1, 1, 1), ProducerCheck::Repeat(&answer(1)));
-    for sequence in 10..10 + WINDOW_SEQUENCES as u64 {
-        p.record(1, sequence, 1, answer(sequence), 0);
-    }
-    assert_eq!(
-        p.check(1, 4, 4),
-        ProducerCheck::Forgotten,
-        "beyond the window nobody knows"
-    );
-    p.record(1, 4, 4, answer(9), 0);
-    assert_eq!(p.check(1, 4, 4), ProducerCheck::Forgotten);
-    assert_eq!(p.check(1, 9, 9), ProducerCheck::New);
-}
-
-#[test]
 fn silence_longer_than_the_window_is_forgotten_by_log_time() {
     let mut p = plenty();
     p.record(1, 1, 1, answer(1), 10 * S);
@@ -155,7 +125,7 @@ fn silence_longer_than_the_window_is_forgotten_by_log_time() {
 
 #[test]
 fn the_least_recently_used_makes_room_and_is_counted() {
-    let mut p = producers(2, usize::MAX, Gaps::Refused);
+    let mut p = producers(2, usize::MAX);
     p.record(1, 1, 1, answer(1), S);
     p.record(2, 1, 1, answer(2), S);
     p.record(1, 2, 1, answer(3), S);
@@ -175,9 +145,8 @@ fn bytes_are_bounded_by_evicting_others_and_then_by_own_old_answers() {
         first_lsn: lsn,
         records: 1000,
         versions: Versions::from(vec![3; 1000].as_slice()),
-        durable: true,
     };
-    let mut p = producers(100, 40_000, Gaps::Refused);
+    let mut p = producers(100, 40_000);
     for sequence in 1..=50 {
         p.record(1, sequence, 1, answer(sequence), 0);
     }
@@ -199,7 +168,6 @@ fn an_answer_with_more_versions_than_a_chunk_holds_goes_out_in_parts() {
         first_lsn: 9,
         records: 120_000,
         versions: Versions::from(versions.as_slice()),
-        durable: false,
     };
     p.record(1, 1, 1, answer(1), 0);
     p.record(1, 2, 1, large.clone(), 0);
@@ -260,7 +228,7 @@ fn import_keeps_smaller_bounds_and_the_order_of_last_use() {
         p.export(ProducersCursor::default(), usize::MAX, &mut chunk),
         None
     );
-    let mut small = producers(3, usize::MAX, Gaps::Refused);
+    let mut small = producers(3, usize::MAX);
     small.import(&chunk).unwrap();
     assert_eq!((small.len(), small.evicted()), (3, 7));
     assert_eq!(
@@ -275,9 +243,8 @@ fn import_keeps_smaller_bounds_and_the_order_of_last_use() {
 proptest! {
     /// Against a map of all that was ever answered.
     #[test]
-    fn never_a_wrong_answer_and_never_two_effects(requests in prop::collection::vec((0u128..6, 0u64..8, 0u64..3), 1..400), allow: bool) {
-        let gaps = if allow { Gaps::Allowed } else { Gaps::Refused };
-        let mut p = producers(4, 12_000, gaps);
+    fn never_a_wrong_answer_and_never_two_effects(requests in prop::collection::vec((0u128..6, 0u64..8, 0u64..3), 1..400)) {
+        let mut p = producers(4, 12_000);
         let mut done: BTreeMap<(u128, u64), (u64, u64)> = BTreeMap::new();
         let mut last: BTreeMap<u128, u64> = BTreeMap::new();
         for (number, (id, back, fingerprint)) in requests.into_iter().enumerate() {
@@ -296,7 +263,7 @@ proptest! {
                 }
                 ProducerCheck::Repeat(given) => prop_assert_eq!(given.first_lsn, done[&(id, sequence)].0),
                 ProducerCheck::Mismatch => prop_assert_ne!(fingerprint, done[&(id, sequence)].1),
-                ProducerCheck::OutOfOrder { expected } => prop_assert!(gaps == Gaps::Refused && sequence != expected || sequence == 0),
+                ProducerCheck::OutOfOrder { expected } => prop_assert_ne!(sequence, expected),
                 ProducerCheck::Forgotten => (),
             }
             prop_assert!(p.len() <= 4);
@@ -308,7 +275,7 @@ proptest! {
     /// Checkpoint in slices while requests go on, then replay from where the log stood at the first slice: the same answers as never stopping.
     #[test]
     fn checkpoint_and_replay_end_where_the_first_run_was(requests in prop::collection::vec((0u128..5, 1usize..9), 1..300), start in 0usize..300, slice in 1usize..900) {
-        let mut run = producers(10, usize::MAX, Gaps::Refused);
+        let mut run = producers(10, usize::MAX);
         let start = start.min(requests.len());
         let (mut chunks, mut cursor, mut log) = (Vec::new(), Some(ProducersCursor::default()), Vec::new());
         let mut next: BTreeMap<u128, u64> = BTreeMap::new();
@@ -324,13 +291,13 @@ proptest! {
             *sequence += 1;
             let lsn = number as u64 * 10;
             let versions: Vec<u32> = (0..*records as u32).collect();
-            let answer = Answer { first_lsn: lsn, records: *records as u32, versions: Versions::from(versions.as_slice()), durable: number % 2 == 0 };
+            let answer = Answer { first_lsn: lsn, records: *records as u32, versions: Versions::from(versions.as_slice()) };
             log.push((*id, *sequence, answer.clone(), lsn));
             run.record(*id, *sequence, lsn, answer, lsn);
             if number >= start { export(&run, &mut cursor); }
         }
         while cursor.is_some() { export(&run, &mut cursor); }
-        let mut restarted = producers(10, usize::MAX, Gaps::Refused);
+        let mut restarted = producers(10, usize::MAX);
         for chunk in &chunks { restarted.import(chunk).unwrap(); }
         for (id, sequence, answer, lsn) in log.drain(start..) { restarted.record(id, sequence, lsn, answer, lsn); }
         prop_assert_eq!(restarted.bytes(), bytes_counted(&restarted));
