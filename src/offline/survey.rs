@@ -201,44 +201,57 @@ pub async fn survey(
             .map(|header| header.identity),
     };
 
-    let mut live = Vec::new();
+    // The same sorting as recovery's: what it refuses to start on is damage here.
+    let mut live: Vec<Live> = Vec::new();
     let mut idle = Vec::new();
-    let mut broken_header = None;
+    let mut broken_file = None;
     for (path, length, head) in heads {
+        let file = shown(&path);
+        let mut refuse = |why: String| {
+            broken_file.get_or_insert(Spot {
+                file: file.clone(),
+                offset: 0,
+                lsn: None,
+                why: why.clone(),
+            });
+            why
+        };
+        let never_used = is_zero(head.get(BLOCK_BYTES..).unwrap_or_default());
         let state = match SegmentHeader::decode(&head) {
-            Ok(header) if Some(header.identity) == identity => {
-                live.push(Live {
-                    path,
-                    length,
-                    header,
-                    head,
-                });
-                continue;
-            }
-            Ok(header) => format!(
-                "of another log or timeline ({}, timeline {})",
+            Ok(header) if Some(header.identity) != identity => refuse(format!(
+                "of another log or timeline ({}, timeline {}): move it away",
                 hex(&header.identity.log),
                 header.identity.timeline
-            ),
-            Err(_) if is_zero(head.get(..BLOCK_BYTES).unwrap_or(&head)) => {
-                "prepared, not in use".to_owned()
-            }
-            Err(error) => {
-                // A header that was being written when the machine stopped has nothing behind it; one that rotted has.
-                if !is_zero(head.get(BLOCK_BYTES..).unwrap_or_default()) {
-                    broken_header.get_or_insert(Spot {
-                        file: shown(&path),
-                        offset: 0,
-                        lsn: None,
-                        why: error.to_string(),
+            )),
+            Ok(header) if length < header.segment_bytes => refuse(format!(
+                "cut short: {length} bytes, the header says {}",
+                header.segment_bytes
+            )),
+            Ok(header) => match live
+                .iter()
+                .find(|other| other.header.segment == header.segment)
+            {
+                Some(twin) => refuse(format!(
+                    "holds segment {}, and so does {}",
+                    header.segment,
+                    shown(&twin.path)
+                )),
+                None => {
+                    live.push(Live {
+                        path,
+                        length,
+                        header,
+                        head,
                     });
+                    continue;
                 }
-                format!("header cannot be read: {error}")
-            }
+            },
+            Err(_) if never_used => "prepared, not in use".to_owned(),
+            Err(error) => refuse(format!("{error}, but there are batches behind it")),
         };
         progress.inc(length);
         idle.push(SegmentSurvey {
-            file: shown(&path),
+            file,
             state,
             ..SegmentSurvey::default()
         });
@@ -271,7 +284,7 @@ pub async fn survey(
     if let Some(identity) = identity {
         read_log(&mut survey, &files.directory, &identity, live, progress).await?;
     }
-    if let (Some(spot), Verdict::Whole) = (broken_header, &survey.verdict) {
+    if let (Some(spot), Verdict::Whole | Verdict::TornTail(_)) = (broken_file, &survey.verdict) {
         survey.verdict = Verdict::Damage(spot);
     }
     survey.segments.append(&mut idle);
@@ -286,25 +299,48 @@ async fn read_log(
     live: Vec<Live>,
     progress: &ProgressBar,
 ) -> anyhow::Result<()> {
-    let replay_points: Vec<ChainPoint> = survey
-        .checkpoints
-        .iter()
-        .filter_map(|copy| copy.header.as_ref())
+    let usable = || {
+        survey
+            .checkpoints
+            .iter()
+            .filter(|copy| copy.flaw.is_none())
+            .filter_map(|copy| copy.header.as_ref())
+    };
+    let known_durable = usable()
+        .map(|header| header.max_lsn)
+        .chain(survey.durable_lsn_at_close)
+        .max()
+        .unwrap_or(0);
+    // A log whose first segments were given back is entered where a checkpoint enters it; before that, batches are held to each other.
+    let first_segment = live
+        .first()
+        .map_or(FIRST_SEGMENT, |first| first.header.segment);
+    let entry = usable()
         .map(|header| header.replay_from)
-        .collect();
-    let Some(first) = live.first() else {
-        return Ok(());
+        .filter(|point| point.segment >= first_segment);
+    let mut at = match entry.min_by_key(|point| point.next_lsn) {
+        Some(point) if first_segment != FIRST_SEGMENT => point,
+        _ => ChainPoint::genesis(FIRST_SEGMENT),
     };
-    // A log whose first segments were recycled is entered where a checkpoint enters it; before that, batches are held to each other.
-    let first_segment = first.header.segment;
-    let mut at = match replay_points
-        .iter()
-        .filter(|point| point.segment >= first_segment)
-        .min_by_key(|point| point.next_lsn)
-    {
-        Some(point) if first_segment != FIRST_SEGMENT => *point,
-        _ => ChainPoint::genesis(first_segment),
+    let missing = |why: String| {
+        let file = format!("log-{:08}", identity.number);
+        Verdict::Damage(Spot {
+            file,
+            offset: 0,
+            lsn: Some(at.next_lsn),
+            why,
+        })
     };
+    if first_segment > at.segment {
+        survey.verdict = missing(format!(
+            "segment {} is missing: the oldest file holds segment {first_segment}",
+            at.segment
+        ));
+    } else if live.is_empty() && known_durable > 0 {
+        survey.verdict = missing(format!(
+            "there is no segment, but lsn {known_durable} was durable"
+        ));
+    }
 
     let codec = RecordCodec::new(identity);
     let mut streams = Streams::default();
@@ -384,15 +420,9 @@ async fn read_log(
             at = end;
         }
         if let Some((_, end, _)) = &ended {
-            proven = proven
-                || scan::proof_of_durability(
-                    identity,
-                    header,
-                    &bytes,
-                    whole_file.start,
-                    end.next_lsn,
-                )
-                .is_some();
+            let proof =
+                scan::proof_of_durability(identity, header, &bytes, whole_file.start, end.next_lsn);
+            proven = proven || proof.is_some();
         }
         progress.inc(live_segment.length);
         survey.segments.push(row);
@@ -403,13 +433,7 @@ async fn read_log(
         return Ok(());
     };
 
-    proven = proven
-        || survey
-            .durable_lsn_at_close
-            .is_some_and(|lsn| lsn >= end.next_lsn)
-        || replay_points
-            .iter()
-            .any(|point| point.next_lsn > end.next_lsn);
+    proven = proven || known_durable >= end.next_lsn;
     let spot = |why: String| Spot {
         file: survey.segments[number].file.clone(),
         offset: u64::from(stopped_at(&end, &live[number].header)),

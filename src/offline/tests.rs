@@ -362,6 +362,49 @@ fn a_log_without_any_superblock_is_still_shown() {
     assert_eq!(survey.verdict, Verdict::Whole);
 }
 
+#[test]
+fn a_file_that_recovery_refuses_to_start_on_is_damage() {
+    let fixture = Fixture::new(20);
+    let log = fixture.path().join("log-00000000");
+    let first = log.join("segment-00000000.seg");
+    let stray = log.join("segment-00000099.seg");
+    std::fs::copy(&first, &stray).expect("a copy");
+    let damage = |wanted: &str| {
+        let Verdict::Damage(spot) = fixture.survey().verdict else {
+            panic!("{wanted}: {:?}", fixture.survey().verdict)
+        };
+        assert!(spot.why.contains(wanted), "{spot}");
+    };
+    damage("holds segment 1, and so does");
+    let mut bytes = std::fs::read(&first).expect("a segment");
+    let other = LogIdentity {
+        timeline: 2,
+        ..IDENTITY
+    };
+    SegmentHeader {
+        identity: other,
+        segment: 1,
+        generation: 1,
+        segment_bytes: SEGMENT_BYTES as u64,
+    }
+    .encode(&mut bytes);
+    std::fs::write(&stray, bytes).expect("a segment");
+    damage("another log or timeline");
+    std::fs::remove_file(&stray).expect("a file");
+
+    std::fs::remove_file(&first).expect("a file");
+    damage("segment 1 is missing");
+    std::fs::remove_dir_all(&log).expect("a folder");
+    std::fs::create_dir(&log).expect("a folder");
+    assert_eq!(
+        fixture.survey().verdict,
+        Verdict::Whole,
+        "a log that never held anything"
+    );
+    fixture.superblock("superblock-b", 3, 7);
+    damage("lsn 7 was durable");
+}
+
 /// Where reading starts when the first segments are gone and a checkpoint says where to go on.
 #[test]
 fn a_log_that_starts_late_is_entered_where_a_checkpoint_enters_it() {
