@@ -209,6 +209,8 @@ impl RecordCodec {
         let used = HEADER_BYTES + extensions.len() + key.len() + payload.len();
         let padding = out.len() - used;
         let total = u32::try_from(out.len()).expect("a record lies in a segment");
+        // Zeroes first, as one store: what follows overwrites all of them but the padding.
+        *out.last_chunk_mut::<8>().expect("header fits") = [0; 8];
         {
             // The casts below are bounded by the assertions above: key 1024, extensions 65535, padding 7.
             let head: &mut [u8; HEADER_BYTES] = out.first_chunk_mut().expect("header fits");
@@ -227,13 +229,13 @@ impl RecordCodec {
                 .copy_from_slice(&record.previous.location.segment.to_le_bytes());
             head[PREVIOUS_OFFSET..].copy_from_slice(&record.previous.location.offset.to_le_bytes());
         }
-        out[used..].fill(0);
-        let rest = &mut out[HEADER_BYTES..used];
-        let (area, rest) = rest.split_at_mut(extensions.len());
-        area.copy_from_slice(extensions);
-        let (area, rest) = rest.split_at_mut(key.len());
-        area.copy_from_slice(key);
-        rest.copy_from_slice(payload);
+        let (extension_place, rest) = out[HEADER_BYTES..used].split_at_mut(extensions.len());
+        if !extensions.is_empty() {
+            extension_place.copy_from_slice(extensions);
+        }
+        let (key_place, payload_place) = rest.split_at_mut(key.len());
+        key_place.copy_from_slice(key);
+        payload_place.copy_from_slice(payload);
         let crc = self.checksum(lsn, out);
         out[CRC..KIND].copy_from_slice(&crc.to_le_bytes());
     }

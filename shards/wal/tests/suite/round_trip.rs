@@ -1,9 +1,7 @@
 //! A log written by the real writer into segment images, and read back.
 
-mod support;
-
+use crate::support::{Image, Owned, Seen, identity, put, records};
 use proptest::prelude::*;
-use support::{Image, Owned, Seen, identity, put, records};
 use wal::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, KEY_BYTES_MAX, Link, Location, LogIdentity,
     chain::ChainPoint,

@@ -1,6 +1,4 @@
 //! Segment files in memory, written by the real writer and recovered as a shard would.
-#![allow(dead_code)] // each test binary uses its part
-
 use std::collections::BTreeMap;
 use wal::{
     BLOCK_BYTES, Link, Location, LogIdentity,
