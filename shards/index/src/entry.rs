@@ -55,15 +55,16 @@ const TOMBSTONE: u32 = 1 << 31;
 /// lsn low, lsn high, version, segment, then offset / 8 (27 bits), size class (4), tombstone (1).
 pub(crate) type Packed = [u32; 5];
 
-/// The size class that covers `bytes`, as its position in [`SIZE_CLASSES`]; 16 when none does.
+/// The size class that covers `bytes` (at most [`BYTES_MAX`]), as its position in [`SIZE_CLASSES`]: the power of two that
+/// covers them, plus the classes below it that are none.
 #[inline]
-#[allow(clippy::cast_possible_truncation)] // at most 16
 fn class_of(bytes: u32) -> u32 {
-    // Counting beats searching: sixteen comparisons become four vector ones.
-    SIZE_CLASSES
-        .iter()
-        .map(|class| u32::from(*class < bytes))
-        .sum()
+    let power = bytes
+        .max(SIZE_CLASSES[0])
+        .next_power_of_two()
+        .trailing_zeros()
+        - 8;
+    power + u32::from(bytes > SIZE_CLASSES[5]) + u32::from(bytes > SIZE_CLASSES[14])
 }
 
 impl Entry {
