@@ -14,6 +14,11 @@ pub const IDEMPOTENCY: u16 = 3;
 /// Type and length.
 const HEAD_BYTES: usize = 4;
 
+/// Bytes that a block with `length` bytes of content takes in the area.
+pub const fn encoded_bytes(length: usize) -> usize {
+    (HEAD_BYTES + length).next_multiple_of(8)
+}
+
 /// Append one block to `out`.
 ///
 /// # Panics
@@ -32,7 +37,7 @@ fn split(area: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let (head, rest) = area.split_first_chunk::<HEAD_BYTES>()?;
     let kind = u16::from_le_bytes([head[0], head[1]]);
     let length = usize::from(u16::from_le_bytes([head[2], head[3]]));
-    let padded = (HEAD_BYTES + length).next_multiple_of(8) - HEAD_BYTES;
+    let padded = encoded_bytes(length) - HEAD_BYTES;
     if rest.len() < padded {
         return None;
     }
@@ -78,7 +83,11 @@ mod tests {
         push(&mut area, CONTENT_TYPE, b"image/png");
         push(&mut area, PRODUCER, &[7; 28]);
         push(&mut area, IDEMPOTENCY, b"");
-        assert_eq!(area.len() % 8, 0);
+        let lengths = [19, 9, 28, 0];
+        assert_eq!(
+            area.len(),
+            lengths.into_iter().map(encoded_bytes).sum::<usize>()
+        );
         assert!(is_well_formed(&area));
         let kinds: Vec<u16> = iter(&area).map(|(kind, _)| kind).collect();
         assert_eq!(kinds, [40_000, CONTENT_TYPE, PRODUCER, IDEMPOTENCY]);

@@ -149,8 +149,17 @@ const FLAGS_PADDING: u16 = 0b111;
 /// Bytes of the record in a batch: header + extensions + key + payload, rounded up to 8.
 #[inline]
 pub fn encoded_bytes(record: &NewRecord<'_>) -> usize {
-    (HEADER_BYTES + record.extensions.len() + record.key.len() + record.payload.len())
-        .next_multiple_of(8)
+    encoded_bytes_of(
+        record.key.len(),
+        record.payload.len(),
+        record.extensions.len(),
+    )
+}
+
+/// [`encoded_bytes`] of a record that is known by its lengths. `extensions` is the length of the encoded area.
+#[inline]
+pub fn encoded_bytes_of(key: usize, payload: usize, extensions: usize) -> usize {
+    (HEADER_BYTES + extensions + key + payload).next_multiple_of(8)
 }
 
 #[inline]

@@ -205,8 +205,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Writer<B> {
     /// of it, and the writer never rolls.
     ///
     /// # Panics
-    /// When a batch is open, when the buffer holds no record, when a unit outgrows what was asked for
-    /// when it began, or when `least_room` is more than a whole segment holds ([`unit_bytes_max`]).
+    /// When a batch is open, when the buffer holds no record, or when a unit outgrows what was asked for when it
+    /// began or is larger than a segment holds: hold requests against [`unit_bytes_max`].
     pub fn open(&mut self, buffer: B, least_room: usize) -> Result<(), B> {
         assert!(self.buffer.is_none(), "one batch is open at a time");
         let buffer_bytes = buffer.as_ref().len();
@@ -222,16 +222,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Writer<B> {
                 "a unit began with less room than it needs: {least_room} more, {left} left in the segment"
             );
         } else {
-            let needed = segment_bytes_of_unit(least_room, buffer_bytes);
+            // Nothing is gained by rolling out of an empty segment: what asks for more than one holds starts at its front.
+            let whole_segment = self.current.bytes as usize - BLOCK_BYTES;
+            let needed = segment_bytes_of_unit(least_room, buffer_bytes).min(whole_segment);
             if needed > left {
-                let Some(next) = self.ahead.front().copied() else {
+                let Some(next) = self.ahead.pop_front() else {
                     return Err(buffer);
                 };
-                assert!(
-                    needed <= next.bytes as usize - BLOCK_BYTES,
-                    "a unit of {least_room} bytes does not fit into a segment"
-                );
-                self.ahead.pop_front();
                 self.enter(next);
             }
         }

@@ -323,6 +323,24 @@ fn the_largest_unit_fits_whatever_its_records_are() {
 }
 
 #[test]
+fn asking_for_more_than_a_segment_holds_starts_at_the_front_of_one() {
+    let mut image = Image::new(4 * BLOCK_BYTES);
+    let mut writer = image.writer(1, ChainPoint::genesis(1));
+    image.open(&mut writer, 1 << 20);
+    writer.append(&put(b"k", b"1").as_new());
+    let sealed = writer.seal(true, 0, 0).unwrap();
+    assert_eq!(
+        (sealed.segment, sealed.offset),
+        (1, 4096),
+        "an empty segment is not left"
+    );
+    image.open(&mut writer, 1 << 20);
+    writer.append(&put(b"k", b"2").as_new());
+    let sealed = writer.seal(true, 0, 0).unwrap();
+    assert_eq!((sealed.segment, sealed.offset), (2, 4096));
+}
+
+#[test]
 fn open_bytes_answers_for_the_open_batch_only() {
     let mut image = Image::new(64 * 1024);
     let mut writer = image.writer(1, ChainPoint::genesis(1));
