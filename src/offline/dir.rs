@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use wal::superblock::Superblock;
 
 /// Names of the superblock copies.
-pub const SUPERBLOCKS: [&str; 2] = ["superblock-a", "superblock-b"];
+pub(super) const SUPERBLOCKS: [&str; 2] = ["superblock-a", "superblock-b"];
 const CHECKPOINTS: [&str; 2] = ["checkpoint-a", "checkpoint-b"];
 
 /// The kernel closes a killed server's ring a moment after the process is gone, and the lock with it.
@@ -43,6 +43,8 @@ pub struct Directory {
 pub struct SuperblockCopy {
     /// Its path.
     pub path: PathBuf,
+    /// Its length; 0 when it is not there.
+    pub bytes: usize,
     /// What it holds, or why it cannot be read.
     pub content: Result<Superblock, String>,
 }
@@ -143,12 +145,14 @@ fn lock_shared(directory: &Path) -> anyhow::Result<Option<File>> {
 }
 
 fn read_copy(path: &Path) -> SuperblockCopy {
-    let content = std::fs::read(path)
-        .map_err(|error| error.to_string())
-        .and_then(|block| Superblock::decode(&block).map_err(|error| error.to_string()));
+    let block = std::fs::read(path);
     SuperblockCopy {
         path: path.to_owned(),
-        content,
+        bytes: block.as_ref().map_or(0, Vec::len),
+        content: match block {
+            Ok(block) => Superblock::decode(&block).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
     }
 }
 

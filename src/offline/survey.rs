@@ -41,6 +41,8 @@ pub struct LogSurvey {
     pub durable_lsn_at_close: Option<u64>,
     /// Bytes of its files.
     pub bytes: u64,
+    /// Bytes of them that were read and checked: all but files that hold nothing.
+    pub bytes_checked: u64,
     /// Batches of the verified log.
     pub batches: u64,
     /// Records of the verified log.
@@ -152,12 +154,25 @@ impl LogSurvey {
             Verdict::Damage(spot) => Some(spot),
             Verdict::Whole | Verdict::TornTail(_) => None,
         };
-        log.into_iter().chain(
-            self.checkpoints
-                .iter()
-                .filter(|copy| copy.header.is_some())
-                .filter_map(|copy| copy.flaw.as_ref()),
-        )
+        let newest = self.newest_checkpoint().and_then(|copy| copy.flaw.as_ref());
+        log.into_iter().chain(newest)
+    }
+
+    /// Flaws that cost nothing: the older checkpoint is written over while the newer one is in force, and one without a good
+    /// header was never finished.
+    pub fn harmless(&self) -> impl Iterator<Item = &Spot> {
+        let newest = self.newest_checkpoint().map(|copy| &copy.file);
+        self.checkpoints
+            .iter()
+            .filter(move |copy| Some(&copy.file) != newest)
+            .filter_map(|copy| copy.flaw.as_ref())
+    }
+
+    fn newest_checkpoint(&self) -> Option<&CheckpointSurvey> {
+        self.checkpoints
+            .iter()
+            .filter(|copy| copy.header.is_some())
+            .max_by_key(|copy| copy.sequence)
     }
 }
 
@@ -273,6 +288,11 @@ pub async fn survey(
         slots: entry.map(|log| (log.slot_first, log.slot_last)),
         durable_lsn_at_close: entry.map(|log| log.durable_lsn),
         bytes: files.bytes(),
+        bytes_checked: live
+            .iter()
+            .map(|segment| segment.length)
+            .chain(files.checkpoints.iter().map(|file| file.1))
+            .sum(),
         batches: 0,
         records: 0,
         last_lsn: 0,
@@ -590,7 +610,7 @@ async fn survey_checkpoint(
         })
     };
     if is_zero(&block) {
-        survey.flaw = flaw(0, "not finished".to_owned());
+        survey.flaw = flaw(0, "never written".to_owned());
         return Ok(survey);
     }
     let header = match CheckpointHeader::decode(&block) {

@@ -139,10 +139,10 @@ impl Fixture {
     }
 
     /// Two pages of entries, replay from the end of the log.
-    fn checkpoint(&self) -> PathBuf {
+    fn checkpoint(&self, name: &str, sequence: u64) -> PathBuf {
         let header = CheckpointHeader {
             identity: IDENTITY,
-            sequence: 5,
+            sequence,
             replay_from: self.end,
             max_lsn: self.end.next_lsn - 1,
             pages: 2,
@@ -163,11 +163,11 @@ impl Fixture {
             };
             let entries = [(Digest((number as u128 + 1) << 100), entry)];
             assert_eq!(
-                checkpoint::encode_entries(&IDENTITY, 5, number as u64, &entries, page),
+                checkpoint::encode_entries(&IDENTITY, sequence, number as u64, &entries, page),
                 1
             );
         }
-        let path = self.path().join("log-00000000/checkpoint-a");
+        let path = self.path().join("log-00000000").join(name);
         std::fs::write(&path, bytes).expect("a checkpoint");
         path
     }
@@ -319,7 +319,7 @@ fn a_missing_segment_and_a_rotten_header_are_damage() {
 #[test]
 fn a_checkpoint_is_read_to_its_last_page() {
     let fixture = Fixture::new(20);
-    let path = fixture.checkpoint();
+    let path = fixture.checkpoint("checkpoint-a", 5);
     let survey = fixture.survey();
     assert_eq!(survey.damages().count(), 0);
     let copy = &survey.checkpoints[0];
@@ -336,13 +336,26 @@ fn a_checkpoint_is_read_to_its_last_page() {
 
     // A header that does not verify makes it no checkpoint at all: that is how an unfinished one looks.
     flip(&path, 30);
-    assert_eq!(fixture.survey().damages().count(), 0);
+    let survey = fixture.survey();
+    assert_eq!(
+        (survey.damages().count(), survey.harmless().count()),
+        (0, 1)
+    );
+    flip(&path, 30);
+
+    // An older checkpoint is what the next one is written over.
+    fixture.checkpoint("checkpoint-b", 6);
+    let survey = fixture.survey();
+    assert_eq!(
+        (survey.damages().count(), survey.harmless().count()),
+        (0, 1)
+    );
 }
 
 #[test]
 fn a_checkpoint_beyond_the_end_proves_that_the_tail_was_durable() {
     let fixture = Fixture::new(20);
-    fixture.checkpoint();
+    fixture.checkpoint("checkpoint-a", 5);
     let (path, offset, lsn) = fixture.batches.last().expect("there are batches");
     flip(path, offset + 300);
     let Verdict::Damage(spot) = fixture.survey().verdict else {
@@ -409,7 +422,7 @@ fn a_file_that_recovery_refuses_to_start_on_is_damage() {
 #[test]
 fn a_log_that_starts_late_is_entered_where_a_checkpoint_enters_it() {
     let fixture = Fixture::new(40);
-    fixture.checkpoint();
+    fixture.checkpoint("checkpoint-a", 5);
     std::fs::remove_file(fixture.path().join("log-00000000/segment-00000000.seg"))
         .expect("a segment");
     let survey = fixture.survey();

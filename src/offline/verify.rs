@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::time::Instant;
 
-use super::dir::{Directory, SUPERBLOCKS};
+use super::dir::Directory;
 use super::survey::{LogSurvey, Spot, Verdict};
 use crate::cli::VerifyFlags;
 use crate::exit::{Failure, output};
@@ -38,20 +38,14 @@ pub fn run(flags: &VerifyFlags) -> Result<(), Failure> {
                 "  torn tail, never acked, cut by the next start: {spot}"
             ))?;
         }
-        for copy in survey
-            .checkpoints
-            .iter()
-            .filter(|copy| copy.sequence.is_none())
-        {
-            if let Some(flaw) = &copy.flaw {
-                output(writeln!(out, "  no checkpoint: {flaw}"))?;
-            }
+        for flaw in survey.harmless() {
+            output(writeln!(out, "  not needed by a restart: {flaw}"))?;
         }
     }
     for damage in &damages {
         output(writeln!(out, "damage: {damage}"))?;
     }
-    let bytes: u64 = surveys.iter().map(|survey| survey.bytes).sum();
+    let bytes: u64 = surveys.iter().map(|survey| survey.bytes_checked).sum();
     let records: u64 = surveys.iter().map(|survey| survey.records).sum();
     output(writeln!(
         out,
@@ -70,10 +64,13 @@ pub fn run(flags: &VerifyFlags) -> Result<(), Failure> {
 /// Copies that do not verify, and logs that the superblock names and that are not there.
 fn superblock_damages(directory: &Directory) -> Vec<Spot> {
     let mut damages = Vec::new();
-    for (name, copy) in SUPERBLOCKS.iter().zip(&directory.copies) {
-        if let Err(why) = &copy.content {
+    for copy in &directory.copies {
+        // The first write makes one copy; a copy that a crash left without bytes was never used.
+        let absent = copy.bytes == 0 && directory.superblock.is_some();
+        if let (Err(why), false) = (&copy.content, absent) {
+            let file = super::shown(&copy.path, &directory.path);
             damages.push(Spot {
-                file: (*name).to_owned(),
+                file,
                 offset: 0,
                 lsn: None,
                 why: why.clone(),
