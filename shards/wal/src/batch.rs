@@ -355,3 +355,50 @@ pub(crate) fn read(
         hash: xxh3_128(portable_place).to_le_bytes(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_never_goes_back_along_the_chain() {
+        let identity = LogIdentity {
+            store: [1; 16],
+            log: [2; 16],
+            number: 0,
+            timeline: 1,
+        };
+        let segment = SegmentHeader {
+            identity,
+            segment: 1,
+            generation: 1,
+            segment_bytes: 1 << 16,
+        };
+        let chain = ChainPoint {
+            epoch: 3,
+            ..ChainPoint::genesis(1)
+        };
+        for epoch in [2, 3, 4] {
+            let mark = Seal {
+                epoch,
+                records: 0,
+                body_bytes: 0,
+                body_checksum: BodyChecksum::new().finish(),
+                commits: true,
+                durable_mark: 0,
+                log_time_us: 0,
+                generation: 1,
+            };
+            let mut buffer = vec![0; BLOCK_BYTES];
+            let (_, after) = seal(&identity, &chain, &mark, &mut buffer);
+            let header =
+                read(&identity, &segment, chain.offset, &buffer).expect("its headers verify");
+            assert_eq!(
+                header.continues(&chain),
+                epoch >= 3,
+                "term {epoch} behind 3"
+            );
+            assert_eq!(header.after(), after);
+        }
+    }
+}

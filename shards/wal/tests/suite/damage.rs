@@ -119,32 +119,28 @@ fn every_flipped_bit_is_found_or_belongs_to_nobody() {
 #[test]
 fn a_batch_torn_at_any_sector_is_cut_and_damage_where_it_was_durable() {
     const SECTOR: usize = 512;
+    const FIRST_PAYLOAD: usize = 19 * SECTOR - 192 - 48 - 4;
     let mut image = Image::new(16 * BLOCK_BYTES);
     let mut writer = image.writer(2, ChainPoint::genesis(1));
     image.unit(&mut writer, &[put(b"before", b"1")], 0);
     let before = writer.chain();
     let (_, batches) = image.seal_unit(
         &mut writer,
-        &[put(b"torn", &[7; 9000]), put(b"too", &[8; 1500])],
+        &[put(b"torn", &[7; FIRST_PAYLOAD]), put(b"too", &[8; 1500])],
         1,
     );
     let batch = &batches[0];
     let sectors = batch.bytes as usize / SECTOR;
     let whole = &batch.buffer[..batch.bytes as usize];
-    // Zeroes, noise, and a batch of the same shape that an earlier term left.
+    // Zeroes, noise, and what an earlier term left: the same lsns and lengths, other payloads. Its second record verifies
+    // alone and begins with a sector, so that only the body checksum tells it from the one that belongs there.
     let stale: Vec<u8> = {
-        let mut writer = Writer::new(
-            identity(),
-            1,
-            ChainPoint {
-                offset: before.offset,
-                ..ChainPoint::genesis(1)
-            },
-            image.ready(1),
-        );
+        let at = ChainPoint { epoch: 0, ..before };
+        let mut writer = Writer::new(identity(), 1, at, image.ready(1));
         writer.open(vec![0; 16384], 100).unwrap();
-        writer.append(&put(b"torn", &[7; 9000]).as_new());
-        writer.append(&put(b"too", &[8; 1500]).as_new());
+        writer.append(&put(b"torn", &[6; FIRST_PAYLOAD]).as_new());
+        let second = writer.append(&put(b"too", &[9; 1500]).as_new());
+        assert_eq!(second.location.offset as usize % SECTOR, 0);
         writer.seal(true, 0, 0).unwrap().buffer[..whole.len()].to_vec()
     };
     let under = [vec![0; whole.len()], vec![0x5a; whole.len()], stale];
@@ -303,6 +299,8 @@ fn only_the_very_batch_that_is_due_is_accepted() {
         ),
     ];
     for (what, bytes) in &invalid {
+        let alone = scan::batch_at(&who, &image.header(1), at.offset, bytes);
+        assert!(matches!(alone, Err(Stop::Invalid(_))), "{what}: {alone:?}");
         let stop = refused(&image, &at, bytes, what);
         assert!(matches!(stop, Stop::Invalid(_)), "{what}: {stop:?}");
     }
