@@ -88,6 +88,7 @@ impl<'a> Head<'a> {
                     length = Some(stated);
                 }
                 15 if is("idempotency-key") => once(&mut head.idempotency_key),
+                // Kept by the guard; a first one goes on to the arm that does nothing.
                 17 if is("transfer-encoding") && coding.replace(value).is_some() => {
                     return Err("Transfer-Encoding is there twice: send it once");
                 }
