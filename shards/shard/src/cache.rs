@@ -63,16 +63,9 @@ pub struct ReadCache<M> {
     misses: Cell<u64>,
 }
 
-impl ReadCache<Box<[u8]>> {
-    /// A cache of at most `bytes_max` bytes on the heap; 0 = off.
-    pub fn new(bytes_max: usize) -> ReadCache<Box<[u8]>> {
-        ReadCache::with_arena(vec![0; bytes_max].into_boxed_slice())
-    }
-}
-
 impl<M: AsRef<[u8]> + AsMut<[u8]>> ReadCache<M> {
-    /// A cache in the memory given; its length is the bound. The table beside it takes a quarter to a half more ([`table_bytes`](Self::table_bytes)).
-    pub fn with_arena(arena: M) -> ReadCache<M> {
+    /// A cache in the memory given; its length is the bound, and 0 turns it off. The table beside it takes a quarter to a half more ([`table_bytes`](Self::table_bytes)).
+    pub fn new(arena: M) -> ReadCache<M> {
         let bytes_max = arena.as_ref().len();
         assert!(
             bytes_max / UNIT_BYTES <= u32::MAX as usize,
@@ -301,6 +294,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
+    fn heap(bytes_max: usize) -> ReadCache<Box<[u8]>> {
+        ReadCache::new(vec![0; bytes_max].into_boxed_slice())
+    }
+
     fn record(lsn: u64, length: usize, salt: u8) -> Vec<u8> {
         (0..length)
             .map(|i| (lsn as u8).wrapping_mul(31) ^ (i as u8) ^ salt)
@@ -310,8 +307,8 @@ mod tests {
     /// Walks the ring as it is laid out and holds the table against it.
     fn check_layout(cache: &ReadCache<Box<[u8]>>) {
         let regions = match cache.wrap {
-            Some(wrap) => vec![cache.tail..wrap, 0..cache.head],
-            None => vec![cache.tail..cache.head],
+            Some(wrap) => [cache.tail..wrap, 0..cache.head],
+            None => [cache.tail..cache.head, 0..0],
         };
         let mut live = 0;
         for region in regions {
@@ -337,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_was_inserted_is_found_and_counted() {
-        let mut cache = ReadCache::new(4096);
+        let mut cache = heap(4096);
         assert_eq!(cache.get(1), None);
         cache.insert(1, b"one");
         cache.insert(2, b"");
@@ -358,14 +355,14 @@ mod tests {
 
     #[test]
     fn off_keeps_nothing() {
-        let mut cache = ReadCache::new(0);
+        let mut cache = heap(0);
         cache.insert(1, b"");
         assert_eq!(
             (cache.get(1), cache.bytes(), cache.bytes_max()),
             (None, 0, 0)
         );
         for tiny in 1..200 {
-            let mut cache = ReadCache::new(tiny);
+            let mut cache = heap(tiny);
             for lsn in 1..50 {
                 cache.insert(lsn, &[1; 3]);
                 cache.insert(lsn, &[]);
@@ -376,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_record_too_large_is_not_kept_and_replaces_what_was_there() {
-        let mut cache = ReadCache::new(16_000);
+        let mut cache = heap(16_000);
         cache.insert(5, &[1; 1000]);
         assert!(cache.get(5).is_some());
         cache.insert(5, &[1; 1001]);
@@ -385,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_is_read_stays_and_what_is_not_goes() {
-        let mut cache = ReadCache::new(64 * 1024);
+        let mut cache = heap(64 * 1024);
         for lsn in 1..=10 {
             cache.insert(lsn, &record(lsn, 256, 0));
         }
@@ -409,7 +406,7 @@ mod tests {
 
     #[test]
     fn an_insert_never_sweeps_the_cache() {
-        let mut cache = ReadCache::new(1 << 20);
+        let mut cache = heap(1 << 20);
         for lsn in 1..3_000 {
             cache.insert(lsn, &[7; 256]);
         }
@@ -433,7 +430,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_wrong_bytes(size in 0usize..6000, operations in prop::collection::vec((0u8..8, 1u64..60, 0usize..300, any::<u8>()), 1..600)) {
-            let mut cache = ReadCache::new(size);
+            let mut cache = heap(size);
             let mut model: HashMap<u64, Vec<u8>> = HashMap::new();
             for (operation, lsn, length, salt) in operations {
                 match operation {

@@ -29,6 +29,15 @@ pub struct KeyLimits {
     pub bytes_max: usize,
 }
 
+impl Default for KeyLimits {
+    fn default() -> KeyLimits {
+        KeyLimits {
+            keys_max: 1 << 20,
+            bytes_max: 32 << 20,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     digest: u128,
@@ -91,6 +100,14 @@ impl IdempotencyKeys {
             evicted: 0,
             expired: 0,
         }
+    }
+
+    /// The same bounds, no key known, counters at 0.
+    pub fn emptied(&self) -> IdempotencyKeys {
+        IdempotencyKeys::new(KeyLimits {
+            keys_max: self.keys_max,
+            bytes_max: usize::MAX,
+        })
     }
 
     /// What a request under `digest` is at `log_time_us`. Changes nothing. A `fingerprint` of 0, given or remembered, matches any.

@@ -25,9 +25,7 @@ mod producers;
 
 pub use chunk::{CHUNK_BYTES_MAX, ChunkError};
 pub(crate) use chunk::{ChunkReader, ChunkWriter, Kind};
-pub use extension::{
-    KeyExtension, ProducerExtension, decode_key, decode_producer, encode_key, encode_producer,
-};
+pub use extension::{IdempotencyExtension, ProducerExtension};
 pub use keys::{IdempotencyKeys, KeyCheck, KeyLimits};
 pub use producers::{
     Answer, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions, WINDOW_SEQUENCES,
@@ -36,6 +34,9 @@ pub use producers::{
 use siphasher::sip::SipHasher13;
 use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher13Wide};
 use std::hash::Hasher;
+
+/// How long an answer is remembered unless a stream's policy says otherwise.
+pub const WINDOW_SECONDS_DEFAULT: u32 = 24 * 60 * 60;
 
 /// Of the hashes below. On disk by what they make: never to be changed.
 const HASH_KEY: (u64, u64) = (0x7069_6e69_6f6e_2064, 0x6564_7570_2076_3031);

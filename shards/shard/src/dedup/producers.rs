@@ -138,6 +138,16 @@ pub struct ProducerLimits {
     pub window_seconds: u64,
 }
 
+impl Default for ProducerLimits {
+    fn default() -> ProducerLimits {
+        ProducerLimits {
+            producers_max: 65_536,
+            bytes_max: 32 << 20,
+            window_seconds: super::WINDOW_SECONDS_DEFAULT.into(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Remembered {
     sequence: u64,
@@ -275,6 +285,11 @@ impl Producers {
             evicted: 0,
             expired: 0,
         }
+    }
+
+    /// The same bounds, nobody known, counters at 0.
+    pub fn emptied(&self) -> Producers {
+        Producers::new(self.limits)
     }
 
     /// What request `sequence` of producer `id` is. Changes nothing. A `fingerprint` of 0, given or remembered, matches any.
