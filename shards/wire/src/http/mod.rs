@@ -1,6 +1,6 @@
 //! HTTP/1.1 on httparse: requests routed to what they mean; replies rendered.
 //!
-//! `head` reads the header fields, `route` the method and target, `chunked` the body that comes in pieces, `reply`
+//! `head` reads the header fields, `route` the method and path, `query` what is behind the path, `chunked` the body that comes in pieces, `reply`
 //! writes. A request is answered by its meaning ([`Route`]); what comes out of it is the shard's business.
 //!
 //! Invariants: where one request ends and the next begins is never guessed. A head that leaves it open (two lengths,
@@ -9,6 +9,7 @@
 
 mod chunked;
 mod head;
+mod query;
 pub mod reply;
 mod route;
 
