@@ -69,6 +69,11 @@ pub(crate) fn home_among(buckets: usize, high: u64) -> usize {
     ((u128::from(high) * buckets as u128) >> 64) as usize
 }
 
+/// Buckets for `keys`: 14 of 16 slots, below the load at which the table grows.
+fn wanted_buckets(keys: u64) -> usize {
+    usize::try_from(keys.div_ceil(14)).unwrap_or(usize::MAX)
+}
+
 impl<M: TableMemory> Index<M> {
     /// An empty table in zeroed memory; it starts with one bucket in use.
     ///
@@ -85,8 +90,6 @@ impl<M: TableMemory> Index<M> {
     /// When the memory has no bucket at all.
     pub fn with_keys(memory: M, keys: u64) -> Index<M> {
         assert!(!memory.buckets().is_empty(), "an index needs memory");
-        // 14 of 16 slots, less a margin: below the load at which it grows.
-        let wanted = usize::try_from(keys.div_ceil(14)).unwrap_or(usize::MAX);
         let mut index = Index {
             memory,
             old_buckets: 1,
@@ -98,7 +101,7 @@ impl<M: TableMemory> Index<M> {
             blocked: false,
             moving: Vec::new(),
         };
-        index.new_buckets = wanted.clamp(1, index.most_buckets());
+        index.new_buckets = wanted_buckets(keys).clamp(1, index.most_buckets());
         index.old_buckets = index.new_buckets;
         index
     }
@@ -269,9 +272,16 @@ impl<M: TableMemory> Index<M> {
         self.old_buckets != self.new_buckets
     }
 
-    /// Take the memory back.
-    pub fn into_memory(self) -> M {
-        self.memory
+    /// Forget every key and size the table for `keys`, in the same memory.
+    pub fn reset(&mut self, keys: u64) {
+        let used = self.new_buckets.max(self.touched);
+        for bucket in &mut self.memory.buckets_mut()[..used] {
+            *bucket = bytemuck::Zeroable::zeroed();
+        }
+        let wanted = wanted_buckets(keys).clamp(1, self.most_buckets());
+        (self.old_buckets, self.new_buckets, self.old_until) = (wanted, wanted, u64::MAX);
+        (self.keys, self.moved, self.touched, self.blocked) = (0, 0, 1, false);
+        self.moving.clear();
     }
 }
 

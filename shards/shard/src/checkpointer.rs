@@ -1,0 +1,288 @@
+//! Checkpoints of a partition, written in the background in slices that do not stall the shard.
+//!
+//! A checkpoint says: the index, the streams and the retry windows as they were while it was written, and the place in the
+//! log from which replay makes them current. It may name records up to `max_lsn`; its header, which makes it valid, is
+//! written only once they are durable. Two files are written in turns, so the last good one is never touched.
+
+use std::rc::Rc;
+
+use index::checkpoint::{CheckpointHeader, HEADER_BYTES, PAGE_BYTES, PAGE_ENTRIES, SECTION_BYTES_MAX, Section, encode_bytes, encode_entries};
+use index::{Digest, Entry};
+use uring::Buffer;
+use wal::LogIdentity;
+use wal::chain::ChainPoint;
+
+use crate::dedup::ProducersCursor;
+use crate::driver::{Driver, FileId, LogFiles};
+use crate::partition::Partition;
+use crate::token::Token;
+
+/// Pages in flight at once, and between two looks at the clock.
+const PAGES_AT_ONCE: usize = 2;
+
+enum Stage {
+    Idle,
+    /// Sections, in file order; entries last, because they are the long part.
+    Streams(u32),
+    Producers(ProducersCursor),
+    Keys(u64),
+    Entries(Digest),
+    /// All pages are written: wait until `max_lsn` is durable, then sync them.
+    Settle,
+    SyncPages,
+    Header,
+    SyncHeader,
+}
+
+/// Writes checkpoints of one log.
+pub struct Checkpointer {
+    files: [Option<FileId>; 2],
+    /// Which file is written next.
+    turn: usize,
+    sequence: u64,
+    /// Log bytes behind the last checkpoint that ask for the next.
+    every_log_bytes: u64,
+    stage: Stage,
+    identity: Option<LogIdentity>,
+    from: Option<ChainPoint>,
+    max_lsn: u64,
+    pages: u64,
+    keys: u64,
+    in_flight: usize,
+    free: Vec<Buffer>,
+    entries: Vec<(Digest, Entry)>,
+    chunk: Vec<u8>,
+    last: Option<(u64, u64)>,
+    last_log_bytes: u64,
+    started_ns: u64,
+    failed: bool,
+    retry_at_ns: u64,
+    /// For the metrics: how many, how long the last took, its bytes, when it ended.
+    pub written: u64,
+    pub seconds: f64,
+    pub bytes: u64,
+    pub ended_ns: u64,
+}
+
+impl Checkpointer {
+    /// `every_log_bytes`: how much log may gather before a checkpoint is begun.
+    pub fn new(files: [Option<FileId>; 2], every_log_bytes: u64) -> Checkpointer {
+        Checkpointer {
+            files,
+            turn: 0,
+            sequence: 0,
+            every_log_bytes,
+            stage: Stage::Idle,
+            identity: None,
+            from: None,
+            max_lsn: 0,
+            pages: 0,
+            keys: 0,
+            in_flight: 0,
+            free: Vec::new(),
+            entries: Vec::new(),
+            chunk: Vec::new(),
+            last: None,
+            last_log_bytes: 0,
+            started_ns: 0,
+            failed: false,
+            retry_at_ns: 0,
+            written: 0,
+            seconds: 0.0,
+            bytes: 0,
+            ended_ns: 0,
+        }
+    }
+
+    /// Recovery used this checkpoint: the other file is written next.
+    pub(crate) fn loaded(&mut self, header: &CheckpointHeader, file: FileId, files: &LogFiles) {
+        self.sequence = header.sequence;
+        self.turn = usize::from(files.checkpoints[0] == Some(file));
+        self.last = Some((header.replay_from.next_lsn - 1, header.max_lsn));
+    }
+
+    /// The last checkpoint holds everything that the log does.
+    pub fn is_current(&self, partition: &Partition) -> bool {
+        matches!(self.stage, Stage::Idle) && self.last.is_some_and(|(from, _)| from + 1 == partition.log.next_lsn())
+    }
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Do a slice of work, or begin a checkpoint when one is due (`now` asks for one at once).
+    pub fn step<D: Driver>(&mut self, partition: &mut Partition, driver: &mut D, now_ns: u64, at_once: bool) {
+        let Some(file) = self.files[self.turn] else { return };
+        if matches!(self.stage, Stage::Idle) {
+            let grown = partition.log.bytes_written - self.last_log_bytes;
+            // A checkpoint that costs more to write than the log it saves is not worth it.
+            let worth = self.every_log_bytes.max(2 * 36 * partition.index.len());
+            let due = grown >= worth || (at_once && !self.is_current(partition) && !self.failed);
+            if !due || partition.log.failed().is_some() || (now_ns < self.retry_at_ns && !at_once) {
+                return;
+            }
+            self.begin(partition, now_ns);
+        }
+        while self.in_flight < PAGES_AT_ONCE && self.advance(partition, driver, file, now_ns) {}
+    }
+
+    fn begin(&mut self, partition: &mut Partition, now_ns: u64) {
+        // What is sealed is what the chain covers; records of the open batch have higher lsns and are replayed.
+        let from = partition.log.chain();
+        self.from = Some(from);
+        self.identity = Some(partition.log.identity);
+        self.sequence += 1;
+        self.last_log_bytes = partition.log.bytes_written;
+        (self.pages, self.keys, self.max_lsn) = (0, 0, 0);
+        self.failed = false;
+        self.started_ns = now_ns;
+        self.stage = Stage::Streams(0);
+    }
+
+    /// One step of the current stage. False: wait for a completion (or for the log).
+    fn advance<D: Driver>(&mut self, partition: &mut Partition, driver: &mut D, file: FileId, now_ns: u64) -> bool {
+        let Some(identity) = self.identity else { return false };
+        match self.stage {
+            Stage::Idle => return false,
+            Stage::Streams(cursor) => {
+                self.chunk.clear();
+                let next = partition.streams.export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
+                self.page(driver, file, |sequence, number, chunk, _, page| encode_bytes(&identity, sequence, number, Section::Streams, chunk, page));
+                self.stage = next.map_or(Stage::Producers(ProducersCursor::default()), Stage::Streams);
+            }
+            Stage::Producers(cursor) => {
+                self.chunk.clear();
+                let next = partition.producers.export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
+                self.page(driver, file, |sequence, number, chunk, _, page| encode_bytes(&identity, sequence, number, Section::Producers, chunk, page));
+                self.stage = next.map_or(Stage::Keys(0), Stage::Producers);
+            }
+            Stage::Keys(cursor) => {
+                self.chunk.clear();
+                let next = partition.keys.export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
+                self.page(driver, file, |sequence, number, chunk, _, page| {
+                    encode_bytes(&identity, sequence, number, Section::IdempotencyKeys, chunk, page);
+                });
+                self.stage = next.map_or(Stage::Entries(Digest(0)), Stage::Keys);
+            }
+            Stage::Entries(cursor) => {
+                self.entries.clear();
+                let next = partition.index.export(cursor, PAGE_ENTRIES, &mut self.entries);
+                self.keys += self.entries.len() as u64;
+                if !self.entries.is_empty() {
+                    self.page(driver, file, |sequence, number, _, entries, page| {
+                        encode_entries(&identity, sequence, number, entries, page);
+                    });
+                }
+                self.stage = next.map_or(Stage::Settle, Stage::Entries);
+                if next.is_none() {
+                    self.max_lsn = partition.log.next_lsn() - 1;
+                }
+            }
+            Stage::Settle => {
+                let from = self.from.expect("set when it began");
+                // The batch before the replay point too (it may be a mark without records): a log that went on behind a
+                // lost batch could not be read without this checkpoint.
+                if self.in_flight > 0 || partition.log.durable_lsn() < self.max_lsn || !partition.log.is_complete_below(from.next_batch) {
+                    return false;
+                }
+                driver.sync(file, Token::checkpoint(self.sequence));
+                self.in_flight += 1;
+                self.stage = Stage::SyncPages;
+                return false;
+            }
+            Stage::SyncPages => {
+                if self.in_flight > 0 {
+                    return false;
+                }
+                let header = CheckpointHeader {
+                    identity,
+                    sequence: self.sequence,
+                    replay_from: self.from.expect("set when it began"),
+                    max_lsn: self.max_lsn,
+                    pages: self.pages,
+                    keys: self.keys,
+                    log_time_us: partition.log.log_time_us(),
+                };
+                let Ok(mut buffer) = Buffer::new(HEADER_BYTES) else { return self.fail("no memory for the header", now_ns) };
+                header.encode(&mut buffer[..HEADER_BYTES]);
+                driver.write(file, 0, Rc::new(buffer), 0..HEADER_BYTES, Token::checkpoint(self.sequence));
+                self.in_flight += 1;
+                self.stage = Stage::Header;
+                return false;
+            }
+            Stage::Header => {
+                if self.in_flight > 0 {
+                    return false;
+                }
+                driver.sync(file, Token::checkpoint(self.sequence));
+                self.in_flight += 1;
+                self.stage = Stage::SyncHeader;
+                return false;
+            }
+            Stage::SyncHeader => {
+                if self.in_flight > 0 {
+                    return false;
+                }
+                let from = self.from.expect("set when it began");
+                self.last = Some((from.next_lsn - 1, self.max_lsn));
+                self.turn = 1 - self.turn;
+                self.written += 1;
+                self.seconds = (now_ns - self.started_ns) as f64 / 1e9;
+                self.bytes = HEADER_BYTES as u64 + self.pages * PAGE_BYTES as u64;
+                self.ended_ns = now_ns;
+                self.stage = Stage::Idle;
+                tracing::debug!(log = identity.number, "checkpoint {} written: {} keys, {:.3} s", self.sequence, self.keys, self.seconds);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn page<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        file: FileId,
+        encode: impl FnOnce(u64, u64, &[u8], &[(Digest, Entry)], &mut [u8]),
+    ) {
+        let mut buffer = match self.free.pop() {
+            Some(buffer) => buffer,
+            None => match Buffer::new(PAGE_BYTES) {
+                Ok(buffer) => buffer,
+                Err(_) => return,
+            },
+        };
+        encode(self.sequence, self.pages, &self.chunk, &self.entries, &mut buffer[..PAGE_BYTES]);
+        let offset = HEADER_BYTES as u64 + self.pages * PAGE_BYTES as u64;
+        driver.write(file, offset, Rc::new(buffer), 0..PAGE_BYTES, Token::checkpoint(self.sequence));
+        self.pages += 1;
+        self.in_flight += 1;
+    }
+
+    fn fail(&mut self, why: &str, now_ns: u64) -> bool {
+        tracing::warn!("checkpoint {} given up ({why}): the last one stays, a restart replays more log", self.sequence);
+        self.failed = true;
+        self.stage = Stage::Idle;
+        self.retry_at_ns = now_ns + 5_000_000_000;
+        false
+    }
+
+    /// A page or the header was written.
+    pub(crate) fn written(&mut self, result: std::io::Result<usize>) {
+        self.in_flight -= 1;
+        match result {
+            Ok(count) if count == PAGE_BYTES || count == HEADER_BYTES => {}
+            Ok(count) => {
+                self.fail(&format!("short write of {count} bytes"), self.started_ns);
+            }
+            Err(error) => {
+                self.fail(&error.to_string(), self.started_ns);
+            }
+        }
+    }
+
+    pub(crate) fn synced(&mut self, result: std::io::Result<()>) {
+        self.in_flight -= 1;
+        if let Err(error) = result {
+            self.fail(&error.to_string(), self.started_ns);
+        }
+    }
+}

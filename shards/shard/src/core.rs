@@ -1,0 +1,384 @@
+//! Everything of a shard except its driver: connections, the partition, jobs, and the mail for other shards.
+//!
+//! `Core` is told what arrived and collects what has to be sent, read and written; `turn` moves that to and from the
+//! driver. It performs no I/O.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use wire::native::ReplyMark;
+use wire::{Code, Refusal, Topology, slot};
+
+use crate::conns::Connections;
+use crate::driver::{ConnId, Now};
+use crate::hop::{Answer, Answered, Ask, Item, Origin, Parcel, Ticket};
+use crate::jobs::Jobs;
+use crate::metrics::{ShardMetrics, ShardSnapshot};
+use crate::outbox::{Operation, Released};
+use crate::owner::Later;
+use crate::partition::{Appended, Partition, refuse_for};
+use crate::reads::{Reads, Scan, ScanHints};
+
+/// Bounds of one shard, printed at start.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    pub payload_bytes_max: u32,
+    pub frame_bytes_max: u32,
+    pub body_bytes_max: usize,
+    pub connections_max: u32,
+    /// Unsent bytes of one connection above which its requests wait.
+    pub unsent_bytes_max: usize,
+    /// Unparsed bytes of one connection above which it is not read.
+    pub unparsed_bytes_max: usize,
+    /// A client that takes no bytes for so long, while there are some, is dropped.
+    pub stalled_client_ns: u64,
+    /// Jobs of one connection, and of one shard, above which requests wait.
+    pub connection_jobs_max: u32,
+    pub jobs_max: usize,
+}
+
+/// What every shard of a process knows.
+pub struct Shared {
+    pub store: String,
+    pub topology: Topology,
+    /// Log number of each shard.
+    pub logs: Vec<u32>,
+    pub timeline: u32,
+    pub token: Option<Vec<u8>>,
+    pub listen: IpAddr,
+    pub bounds: Bounds,
+    /// Connections of each shard, for balance.
+    pub load: Vec<AtomicU32>,
+    /// 1 when a shard is ready.
+    pub ready: Vec<AtomicU32>,
+}
+
+/// What a shard can do for clients now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    Recovering,
+    Ready,
+    /// Damage or a failure that only an operator can clear.
+    Stopped(String),
+}
+
+/// Latencies of released replies.
+#[derive(Default)]
+pub struct Latency {
+    pub pending: Vec<(Operation, u64, u32)>,
+}
+
+impl Latency {
+    /// A group of replies left at `now_ns`.
+    #[inline]
+    pub fn record(&mut self, released: &Released, now_ns: u64) {
+        let ns = now_ns.saturating_sub(released.started_ns);
+        if let Some(last) = self.pending.last_mut()
+            && last.0 == released.operation
+            && last.1 == ns
+        {
+            last.2 += released.count;
+            return;
+        }
+        self.pending.push((released.operation, ns, released.count));
+    }
+}
+
+/// Answers for other shards that wait for our durable lsn.
+#[derive(Default)]
+pub struct Held {
+    queue: VecDeque<(u64, Origin, Answered)>,
+}
+
+impl Held {
+    /// Gates only rise along the queue: one that is lower than its predecessor waits with it, which delays it by less than
+    /// a commit.
+    pub fn push(&mut self, gate: u64, origin: Origin, answered: Answered) {
+        let gate = self.queue.back().map_or(gate, |(g, ..)| gate.max(*g));
+        self.queue.push_back((gate, origin, answered));
+    }
+    fn pop(&mut self, durable_lsn: u64) -> Option<(Origin, Answered)> {
+        let (gate, ..) = self.queue.front()?;
+        if *gate > durable_lsn {
+            return None;
+        }
+        self.queue.pop_front().map(|(_, origin, answered)| (origin, answered))
+    }
+}
+
+/// A request from another shard that waits its turn, bytes still in the parcel it came in.
+struct Inbound<S> {
+    from: usize,
+    parcel: Box<Parcel<S>>,
+    next: usize,
+}
+
+/// See the module's header.
+pub struct Core<S> {
+    pub(crate) id: usize,
+    pub(crate) epoch: u32,
+    pub(crate) now: Now,
+    pub(crate) state: State,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) partition: Partition,
+    pub(crate) conns: Connections,
+    pub(crate) jobs: Jobs,
+    pub(crate) reads: Reads,
+    pub(crate) scan_hints: ScanHints,
+    pub(crate) waiting: Vec<Box<Scan>>,
+    /// Answers for our own jobs, taken up after the request at hand.
+    pub(crate) answers: VecDeque<(Ticket, u64, Answered)>,
+    /// Mail of this turn, by shard.
+    pub(crate) outbound: Vec<Parcel<S>>,
+    pub(crate) held: Held,
+    inbound: VecDeque<Inbound<S>>,
+    /// Connections with something to send or to close.
+    pub(crate) touched: Vec<ConnId>,
+    /// Connections with gated replies.
+    pub(crate) gated: Vec<ConnId>,
+    pub(crate) stalled: Vec<ConnId>,
+    pub(crate) latency: Latency,
+    pub(crate) metrics: ShardMetrics,
+    pub(crate) hops: u64,
+    /// Versions of the unit at hand, and records of a request sorted by shard.
+    pub(crate) versions: Vec<u32>,
+    pub(crate) split: Vec<(Vec<u8>, u32)>,
+    pub(crate) draining: bool,
+    pub(crate) drain_since_ns: Option<u64>,
+    pub(crate) mailbox_depth: u64,
+}
+
+impl<S> Core<S> {
+    pub fn new(id: usize, epoch: u32, shared: Arc<Shared>, partition: Partition, reads: Reads, now: Now) -> Core<S> {
+        let shards = shared.logs.len();
+        Core {
+            id,
+            epoch,
+            now,
+            state: State::Recovering,
+            partition,
+            conns: Connections::default(),
+            jobs: Jobs::default(),
+            reads,
+            scan_hints: ScanHints::default(),
+            waiting: Vec::new(),
+            answers: VecDeque::new(),
+            outbound: (0..shards).map(|_| Parcel::default()).collect(),
+            held: Held::default(),
+            inbound: VecDeque::new(),
+            touched: Vec::new(),
+            gated: Vec::new(),
+            stalled: Vec::new(),
+            latency: Latency::default(),
+            metrics: ShardMetrics::new(id),
+            hops: 0,
+            versions: Vec::new(),
+            split: (0..shards).map(|_| (Vec::new(), 0)).collect(),
+            draining: false,
+            drain_since_ns: None,
+            mailbox_depth: 0,
+            shared,
+        }
+    }
+
+    pub(crate) fn log_number(&self) -> u32 {
+        self.partition.log.identity.number
+    }
+    pub(crate) fn mark(&self) -> ReplyMark {
+        ReplyMark { durable_lsn: self.partition.log.durable_lsn(), log: self.log_number(), epoch: self.epoch }
+    }
+    pub(crate) fn shards(&self) -> usize {
+        self.shared.logs.len()
+    }
+    #[inline]
+    pub(crate) fn owner_of(&self, key: &[u8]) -> usize {
+        match self.shards() {
+            1 => 0,
+            n => usize::from(slot::shard_of_slot(slot::slot_of(key), n as u16)),
+        }
+    }
+
+    /// Why this shard cannot work on records now.
+    pub(crate) fn not_ready(&self) -> Option<Refusal> {
+        match &self.state {
+            State::Ready => None,
+            State::Recovering => {
+                Some(refuse_for(Code::Unavailable, 1000, format!("shard {} is still recovering its log: try again shortly", self.id)))
+            }
+            State::Stopped(why) => Some(refuse_for(Code::Unavailable, 60_000, format!("shard {} has stopped: {why}", self.id))),
+        }
+    }
+
+    /// Too much is under way to take another request that crosses shards or reads the device.
+    pub(crate) fn overloaded(&self) -> bool {
+        self.jobs.len() >= self.shared.bounds.jobs_max
+    }
+
+    /// The durable lsn has moved: release what waited for it.
+    pub(crate) fn durable_moved(&mut self) {
+        let durable = self.partition.log.durable_lsn();
+        let now_ns = self.now.monotonic_ns;
+        let latency = &mut self.latency;
+        let mut gated = std::mem::take(&mut self.gated);
+        gated.retain(|id| {
+            let Some(conn) = self.conns.get_mut(*id) else { return false };
+            conn.out.release(durable, |r| latency.record(&r, now_ns));
+            if !conn.listed_touched {
+                conn.listed_touched = true;
+                self.touched.push(*id);
+            }
+            conn.listed_gated = conn.out.is_gated();
+            conn.listed_gated
+        });
+        self.gated = gated;
+        while let Some((origin, mut answered)) = self.held.pop(durable) {
+            answered.durable_lsn = durable;
+            self.outbound[origin.shard].items.push(Item::Answer { ticket: origin.ticket, answered });
+        }
+        self.wake_scans();
+    }
+
+    /// Mail from another shard. Answers are taken at once; requests in order, as the log has room.
+    pub(crate) fn mail(&mut self, from: usize, parcel: Box<Parcel<S>>, mut socket: impl FnMut(crate::driver::Door, S)) {
+        let mut parcel = parcel;
+        let mut asks = false;
+        for item in &mut parcel.items {
+            match item {
+                Item::Ask { .. } => asks = true,
+                Item::Answer { .. } | Item::Socket { .. } => {}
+            }
+        }
+        let items = std::mem::take(&mut parcel.items);
+        let mut kept = Vec::with_capacity(if asks { items.len() } else { 0 });
+        for item in items {
+            match item {
+                Item::Answer { ticket, answered } => self.answers.push_back((ticket, 0, answered)),
+                Item::Socket { door, socket: s } => socket(door, s),
+                ask @ Item::Ask { .. } => kept.push(ask),
+            }
+        }
+        if !kept.is_empty() {
+            parcel.items = kept;
+            self.inbound.push_back(Inbound { from, parcel, next: 0 });
+        }
+        self.work_inbound();
+    }
+
+    /// Serve other shards' requests until one has to wait for room.
+    pub(crate) fn work_inbound(&mut self) {
+        while let Some(mut inbound) = self.inbound.pop_front() {
+            while let Some(Item::Ask { ticket, ask }) = inbound.parcel.items.get(inbound.next) {
+                let origin = Origin { shard: inbound.from, ticket: *ticket };
+                let arena = &inbound.parcel.arena;
+                let ask = ask.map(|piece| &arena[piece.range()]);
+                let refused = match &ask {
+                    Ask::Streams | Ask::Metrics => None,
+                    _ => self.not_ready(),
+                };
+                match refused {
+                    Some(refusal) => self.answer(origin, 0, Answer::Refused(refusal)),
+                    None => {
+                        if let Err(Later) = self.serve(origin, &ask) {
+                            self.inbound.push_front(inbound);
+                            return;
+                        }
+                    }
+                }
+                inbound.next += 1;
+            }
+        }
+    }
+
+    /// Take up answers for our own jobs until none are left.
+    pub(crate) fn work_answers(&mut self) {
+        while let Some((ticket, gate, answered)) = self.answers.pop_front() {
+            self.job_answered(ticket, gate, answered);
+        }
+    }
+
+    pub(crate) fn has_inbound(&self) -> bool {
+        !self.inbound.is_empty()
+    }
+
+    /// How long this shard may sleep before something of its own is due.
+    pub(crate) fn next_deadline(&self) -> std::time::Duration {
+        let now = self.now.monotonic_ns;
+        let due = self.waiting.iter().map(|s| s.wait_until_ns.saturating_sub(now)).min();
+        // Housekeeping, the idle mark and checkpoints in progress look at the clock at least this often.
+        std::time::Duration::from_nanos(due.unwrap_or(u64::MAX).clamp(1_000_000, 20_000_000))
+    }
+
+    /// The shard that should serve a new connection: this one, unless it has clearly more than the least loaded.
+    pub(crate) fn least_loaded(&self, skew_max: u32) -> usize {
+        let load = |shard: usize| self.shared.load[shard].load(Ordering::Relaxed);
+        let least = (0..self.shards()).min_by_key(|s| load(*s)).unwrap_or(self.id);
+        if load(self.id) > load(least) + skew_max { least } else { self.id }
+    }
+
+    /// Over the bound of connections: say so and close.
+    pub(crate) fn refuse_connection(&mut self, conn: &mut crate::conns::Connection) {
+        let max = self.shared.bounds.connections_max;
+        let refusal = refuse_for(Code::Overloaded, 1000, format!("this shard serves {max} connections already: try again later"));
+        self.count_refusal(&refusal);
+        let mark = self.mark();
+        let voice = match conn.door {
+            crate::driver::Door::Http => crate::jobs::Voice::Http { keep_alive: false, head: false },
+            _ => crate::jobs::Voice::Native { id: 0, opcode: 0 },
+        };
+        let released = Released { operation: Operation::Other, started_ns: self.now.monotonic_ns, count: 1 };
+        conn.out.reply(0, released, |out| crate::render::refusal(out, &voice, mark, &refusal, None));
+        conn.closing = true;
+    }
+
+    /// Clients that have taken no byte of what is ready for them for too long.
+    pub(crate) fn slow_clients(&mut self) -> Vec<ConnId> {
+        let (now, limit) = (self.now.monotonic_ns, self.shared.bounds.stalled_client_ns);
+        let mut slow = Vec::new();
+        let mut waiting = Vec::new();
+        for conn in self.conns.iter_mut() {
+            if conn.out.has_unsent() && !conn.out.is_gated() && now.saturating_sub(conn.progress_ns) > limit {
+                slow.push(conn.id);
+            } else if !conn.input.is_empty() && !conn.stalled {
+                // Waits for a bound of the whole shard: nothing else would remind us of it.
+                waiting.push(conn.id);
+            }
+        }
+        for id in waiting {
+            self.touch(id);
+        }
+        slow
+    }
+
+    /// Parse on: a bound that held this connection back may be free again.
+    pub(crate) fn parse_on(&mut self, id: ConnId) {
+        self.retry(id);
+    }
+
+    /// Latencies of this turn into the histograms, in groups.
+    pub(crate) fn flush_latencies(&mut self) {
+        for (operation, ns, count) in self.latency.pending.drain(..) {
+            self.metrics.latency(operation, ns, count);
+        }
+    }
+
+    pub(crate) fn count_append(&mut self, done: &Appended, bytes: usize) {
+        if !done.repeated {
+            self.metrics.records(u64::from(done.records), bytes as u64);
+        }
+    }
+    pub(crate) fn count_refusal(&mut self, refusal: &Refusal) {
+        self.metrics.refusal(refusal.code);
+    }
+
+    /// Everything this shard measures, for the one that renders.
+    pub(crate) fn snapshot(&mut self) -> ShardSnapshot {
+        crate::gauges::update(self);
+        self.metrics.snapshot()
+    }
+
+    pub(crate) fn is_process_ready(&self) -> bool {
+        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) == 1)
+    }
+}

@@ -1,0 +1,123 @@
+//! The seam between a shard and the world: disk, sockets, clock and the other shards' attention.
+//!
+//! A shard's turn runs against a `Driver`: the real ring (`ring_driver`), or a simulator with a seeded disk, clock and
+//! network. The code on this side of the seam is the code that ships. A driver owns every buffer of an operation from
+//! submission to completion; what it hands out comes back as an `Event` exactly once.
+
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use uring::Buffer;
+
+/// A file that the driver has open: a segment or a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId(pub u32);
+
+/// A connection, never reused within a process: a late event of a closed one finds nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId(pub u64);
+
+/// Which listener a connection came in through; it decides the protocol and whether balancing may move it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The shared native port (SO_REUSEPORT): any shard may serve it.
+    Native,
+    /// This shard's own native port: the client chose this core.
+    NativeShard,
+    /// The shared HTTP port.
+    Http,
+}
+
+/// Two clocks read together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Nanoseconds since an arbitrary start; never goes back.
+    pub monotonic_ns: u64,
+    /// Microseconds since 1970; may jump. Log time is derived from it and never goes back.
+    pub wall_us: u64,
+}
+
+/// What the world has to say to a shard.
+#[derive(Debug)]
+pub enum Event<S, R> {
+    /// A connection arrived; the shard adopts it or hands it to another.
+    Accepted { door: Door, socket: S },
+    /// Bytes of a connection; give `data` back with `recycle`.
+    Received { conn: ConnId, data: R },
+    /// No more bytes will come: end of stream or a reset.
+    RecvClosed { conn: ConnId },
+    /// The receive was paused (by us, or because receive buffers ran out): resume when there is room.
+    RecvPaused { conn: ConnId },
+    /// A send finished; all of `data` went out unless `result` is an error.
+    Sent { conn: ConnId, data: Vec<u8>, result: io::Result<()> },
+    /// A log or checkpoint write finished. `bytes` may be short of what was asked.
+    Written { token: u64, result: io::Result<usize> },
+    /// A read finished.
+    Read { token: u64, buffer: Buffer, result: io::Result<usize> },
+    /// A sync finished.
+    Synced { token: u64, result: io::Result<()> },
+    /// A segment file is zero-filled (or recycled), its header durable.
+    SegmentReady { token: u64, result: io::Result<FileId> },
+}
+
+/// How long a turn may wait for events.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// There is work left: take what is there and come back.
+    None,
+    /// Nothing to do: sleep until an event, a wake from another shard, or this long.
+    Sleep(Duration),
+}
+
+/// The world of one shard. Methods that start an operation never fail: failure is an event.
+pub trait Driver {
+    /// An accepted connection that no shard serves yet; may cross to another shard.
+    type Socket: Send + 'static;
+    /// A loan of received bytes.
+    type Received;
+
+    fn now(&mut self) -> Now;
+
+    /// Serve a socket here: receiving starts at once.
+    fn adopt(&mut self, socket: Self::Socket) -> ConnId;
+    /// Bytes of a loan.
+    fn received<'a>(&'a self, data: &'a Self::Received) -> &'a [u8];
+    fn recycle(&mut self, data: Self::Received);
+    /// Stop receiving after what has already arrived; answered by `RecvPaused` (or `RecvClosed`).
+    fn pause(&mut self, conn: ConnId);
+    fn resume(&mut self, conn: ConnId);
+    /// Send all of `data`; one send at a time per connection.
+    fn send(&mut self, conn: ConnId, data: Vec<u8>);
+    /// Drop the connection. A send in flight still completes with an event.
+    fn close(&mut self, conn: ConnId);
+    /// Stop accepting on every door.
+    fn stop_accepting(&mut self);
+
+    /// Write `buffer[range]` at `offset`, durable by the device's sync method. Completes as `Written` once it is on
+    /// stable storage.
+    fn write_durable(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64);
+    /// The same without asking for stable storage.
+    fn write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64);
+    fn sync(&mut self, file: FileId, token: u64);
+    /// Read `len` bytes (block multiples) at `offset` into `buffer`.
+    fn read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize, token: u64);
+    /// In the background: create (or take over `recycle`) the segment file of `slot`, make every block written and
+    /// `header` durable in its first block. Answered by `SegmentReady`.
+    fn prepare_segment(&mut self, slot: u32, recycle: Option<FileId>, segment_bytes: u64, header: Vec<u8>, token: u64);
+
+    /// Make a sleeping shard look at its mail.
+    fn wake(&mut self, shard: usize);
+    /// Submit what was started, wait as asked, append what happened.
+    fn poll(&mut self, patience: Patience, events: &mut Vec<Event<Self::Socket, Self::Received>>) -> io::Result<()>;
+}
+
+/// The files of one log as found when the data directory was opened.
+#[derive(Clone, Debug, Default)]
+pub struct LogFiles {
+    /// (slot number of the file, handle, bytes)
+    pub segments: Vec<(u32, FileId, u64)>,
+    /// The two checkpoint files, written in turns.
+    pub checkpoints: [Option<FileId>; 2],
+}

@@ -1,0 +1,496 @@
+//! All shards of a process: open the store, start a pinned thread per shard, drain them.
+//!
+//! Owns the threads and what they share. It knows files, ports and cores; it does not know requests.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use index::{DigestKey, Index};
+use uring::{BufferPool, Features, Region, Ring, RingConfig, RingError, Waker};
+use wire::{ShardRoute, Topology};
+
+use crate::cache::ReadCache;
+use crate::checkpointer::Checkpointer;
+use crate::core::{Bounds, Core, Shared};
+use crate::dedup::{KeyLimits, ProducerLimits};
+use crate::driver::{Door, Driver, FileId, LogFiles};
+use crate::hop::Parcel;
+use crate::log::Log;
+use crate::mailbox::{self, Mailbox};
+use crate::partition::{CacheMemory, IndexMemory, Limits, Partition};
+use crate::plan::{Plan, PlanError, PlanInput};
+use crate::preparer::Preparer;
+use crate::profile::Profile;
+use crate::reads::Reads;
+use crate::recover::RecoverConfig;
+use crate::ring_driver::{Addresses, RingDriver};
+use crate::store::{OpenLog, Store, StoreError};
+use crate::turn::{Pace, Shard};
+
+/// Shard i's own native port is the shared port plus this plus i.
+pub const SHARD_PORT_OFFSET: u16 = 10_001;
+const MAIL_CAPACITY: usize = 1024;
+const STREAMS_MAX: usize = 65_536;
+const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
+const PRODUCERS_MAX: usize = 65_536;
+const IDEMPOTENCY_KEYS_MAX: usize = 262_144;
+const DEDUP_WINDOW_SECONDS: u64 = 24 * 3600;
+
+/// What to serve, where, with how much.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    pub data: PathBuf,
+    /// None: what the store was made with; for a new one, one per core.
+    pub shards: Option<usize>,
+    /// Cores to pin to, in shard order; None: the first ones that the process may use.
+    pub cores: Option<Vec<usize>>,
+    pub listen: IpAddr,
+    /// 0: any free port.
+    pub native_port: u16,
+    pub http_port: u16,
+    pub segment_bytes: Option<u64>,
+    pub memory_bytes: Option<u64>,
+    pub payload_bytes_max: u32,
+    /// Per shard.
+    pub connections_max: u32,
+    pub token: Option<Vec<u8>>,
+    pub spin_us: Option<u32>,
+    /// TCP congestion control of accepted connections; None: the system's.
+    pub congestion: Option<String>,
+    pub cache_bytes: Option<u64>,
+    /// Segments kept prepared ahead of the log.
+    pub segments_ahead: Option<u32>,
+    pub checkpoint_log_bytes: Option<u64>,
+    /// Listen on a port per shard.
+    pub shard_ports: bool,
+}
+
+/// Default of `segment_bytes`.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("cannot listen on {address}: {source}; stop what uses it, or choose another port with {flag}")]
+    Listen { address: SocketAddr, source: io::Error, flag: &'static str },
+    #[error("measuring the device under {path}: {source}")]
+    Profile { path: PathBuf, source: io::Error },
+    #[error("--cores names {cores} cores for {shards} shards: give one core per shard")]
+    Cores { cores: usize, shards: usize },
+    #[error("{0}")]
+    Shard(String),
+}
+
+/// One shard in the banner.
+#[derive(Clone, Debug)]
+pub struct ShardBanner {
+    pub shard: usize,
+    pub core: usize,
+    pub log: u32,
+    pub native_port: Option<u16>,
+}
+
+/// What the operator is told at start.
+#[derive(Clone, Debug)]
+pub struct Banner {
+    pub shards: Vec<ShardBanner>,
+    pub memory: Vec<(String, u64)>,
+    pub listen: IpAddr,
+    pub native_port: u16,
+    pub http_port: u16,
+    pub sync_method: String,
+    pub sync_p50_us: f64,
+    pub sync_p99_us: f64,
+    pub durability_class: String,
+    pub features: Features,
+    pub data: PathBuf,
+    pub store: String,
+}
+
+struct Started {
+    features: Features,
+    waker: Waker,
+}
+
+struct Running {
+    thread: JoinHandle<Result<u64, String>>,
+    waker: Waker,
+}
+
+/// A running engine.
+pub struct Engine {
+    shards: Vec<Running>,
+    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    store: Store,
+    banner: Banner,
+}
+
+/// Everything that one shard's thread takes with it.
+struct Seed {
+    shard: usize,
+    core: Option<core_affinity::CoreId>,
+    config: EngineConfig,
+    plan: Plan,
+    shared: Arc<Shared>,
+    log: OpenLog,
+    recover: RecoverConfig,
+    digest_key: [u8; 16],
+    listeners: Vec<(Door, OwnedFd)>,
+    mailbox: Mailbox<Box<Parcel<OwnedFd>>>,
+    preparer: Preparer,
+    profile: Profile,
+    addresses: Addresses,
+    stop: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// Open the data directory, start every shard and listen. Returns once the ports are open; recovery goes on in the
+    /// shards (`/readyz` tells when it is done).
+    pub fn open(config: EngineConfig) -> Result<Engine, OpenError> {
+        let _ = uring::limits::raise_nofile();
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let wanted = config.shards.or(config.cores.as_ref().map(Vec::len)).unwrap_or(cores.len().max(1));
+        let segment_bytes = config.segment_bytes.unwrap_or(SEGMENT_BYTES);
+        let explicit = config.shards.is_some() || config.cores.is_some();
+        let store = Store::open(&config.data, wanted as u32, segment_bytes, explicit, config.segment_bytes.is_some())?;
+        let shards = store.superblock.shards as usize;
+        let pins = pins(&config, &cores, shards)?;
+        let profile = Profile::of(&config.data).map_err(|source| OpenError::Profile { path: config.data.clone(), source })?;
+        let plan = Plan::new(&PlanInput {
+            memory_bytes: config.memory_bytes,
+            shards,
+            connections_max: config.connections_max,
+            payload_bytes_max: config.payload_bytes_max,
+            segment_bytes: store.superblock.segment_bytes,
+            cache_bytes: config.cache_bytes,
+        })?;
+        let (listeners, ports) = listen(&config, shards)?;
+        let shared = Arc::new(shared(&config, &store, &ports));
+        let stop = Arc::new(AtomicBool::new(false));
+        let addresses: Addresses = (0..shards).map(|_| OnceLock::new()).collect();
+        let mailboxes = mailbox::mesh(shards, MAIL_CAPACITY);
+        let mut running = Vec::new();
+        let mut features = Features::default();
+        for (shard, (listeners, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
+            let log = store.open_log(shard)?;
+            let preparer = Preparer::spawn(log.directory.clone(), shard).map_err(|e| OpenError::Shard(format!("segment thread: {e}")))?;
+            let seed = Seed {
+                shard,
+                core: pins[shard],
+                config: config.clone(),
+                plan: plan.clone(),
+                shared: Arc::clone(&shared),
+                log,
+                recover: recover_config(&store, shard, &config),
+                digest_key: store.superblock.digest_key,
+                listeners,
+                mailbox,
+                preparer,
+                profile: profile.clone(),
+                addresses: Arc::clone(&addresses),
+                stop: Arc::clone(&stop),
+            };
+            let (tell, told) = mpsc::channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{shard}"))
+                .spawn(move || run(seed, &tell))
+                .map_err(|e| OpenError::Shard(format!("cannot start the thread of shard {shard}: {e}")))?;
+            match told.recv() {
+                Ok(Ok(started)) => {
+                    features = started.features;
+                    running.push(Running { thread, waker: started.waker });
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(OpenError::Shard(format!("shard {shard} ended before it started"))),
+            }
+        }
+        let banner = Banner {
+            shards: (0..shards)
+                .map(|shard| ShardBanner {
+                    shard,
+                    core: pins[shard].map_or(shard, |c| c.id),
+                    log: shared.logs[shard],
+                    native_port: ports.shard.get(shard).copied(),
+                })
+                .collect(),
+            memory: plan.lines().to_vec(),
+            listen: config.listen,
+            native_port: ports.native,
+            http_port: ports.http,
+            sync_method: profile.method_name().into(),
+            sync_p50_us: profile.latency().p50_us,
+            sync_p99_us: profile.latency().p99_us,
+            durability_class: profile.durability_class(),
+            features,
+            data: config.data.clone(),
+            store: store.store_uuid(),
+        };
+        Ok(Engine { shards: running, stop, shared, store, banner })
+    }
+
+    pub fn banner(&self) -> &Banner {
+        &self.banner
+    }
+
+    /// True once every shard takes writes.
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) == 1)
+    }
+
+    /// Stop accepting, commit, write a last checkpoint, end. The error names shards that could not.
+    pub fn drain(self) -> Result<(), String> {
+        self.stop.store(true, Ordering::Release);
+        for shard in &self.shards {
+            shard.waker.wake();
+        }
+        let mut durable = Vec::new();
+        let mut failed = Vec::new();
+        for (number, shard) in self.shards.into_iter().enumerate() {
+            match shard.thread.join() {
+                Ok(Ok(lsn)) => durable.push(lsn),
+                Ok(Err(why)) => {
+                    durable.push(0);
+                    failed.push(format!("shard {number}: {why}"));
+                }
+                Err(_) => failed.push(format!("shard {number} panicked")),
+            }
+        }
+        self.store.close(&durable).map_err(|e| e.to_string())?;
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+    }
+}
+
+fn pins(config: &EngineConfig, cores: &[core_affinity::CoreId], shards: usize) -> Result<Vec<Option<core_affinity::CoreId>>, OpenError> {
+    match &config.cores {
+        Some(list) if list.len() == shards => Ok(list.iter().map(|id| Some(core_affinity::CoreId { id: *id })).collect()),
+        Some(list) => Err(OpenError::Cores { cores: list.len(), shards }),
+        // More shards than cores share them in turns; unpinned shards would only wander.
+        None => Ok((0..shards).map(|s| (!cores.is_empty()).then(|| cores[s % cores.len()])).collect()),
+    }
+}
+
+fn recover_config(store: &Store, shard: usize, config: &EngineConfig) -> RecoverConfig {
+    let log = &store.superblock.logs[shard];
+    RecoverConfig {
+        identity: store.identity(shard),
+        epoch: log.epoch,
+        segment_bytes: store.superblock.segment_bytes,
+        segments_ahead: config.segments_ahead.unwrap_or(2) as usize,
+        closed_durable_lsn: log.durable_lsn,
+    }
+}
+
+fn shared(config: &EngineConfig, store: &Store, ports: &Ports) -> Shared {
+    let superblock = &store.superblock;
+    let routes = superblock
+        .logs
+        .iter()
+        .enumerate()
+        .map(|(shard, log)| ShardRoute {
+            shard: shard as u16,
+            log: log.number,
+            slot_first: log.slot_first,
+            slot_last: log.slot_last,
+            address: config.listen.to_string(),
+            native_port: ports.shard.get(shard).copied().unwrap_or(ports.native),
+        })
+        .collect();
+    let payload = config.payload_bytes_max;
+    let segment = superblock.segment_bytes as usize;
+    Shared {
+        store: store.store_uuid(),
+        topology: Topology { store: store.store_uuid(), map_epoch: superblock.map_epoch, shards: routes },
+        logs: superblock.logs.iter().map(|l| l.number).collect(),
+        timeline: superblock.logs[0].timeline,
+        token: config.token.clone(),
+        listen: config.listen,
+        bounds: Bounds {
+            payload_bytes_max: payload,
+            // A frame, and a body, is one unit of the log: it must fit a segment several times over.
+            frame_bytes_max: (payload + 128 * 1024).max((4 << 20).min(segment as u32 / 4)),
+            body_bytes_max: (payload as usize + 128 * 1024).max((16 << 20).min(segment / 4)),
+            connections_max: config.connections_max,
+            unsent_bytes_max: 1 << 20,
+            unparsed_bytes_max: 256 * 1024,
+            stalled_client_ns: 30_000_000_000,
+            connection_jobs_max: 1024,
+            jobs_max: 65_536,
+        },
+        load: (0..superblock.logs.len()).map(|_| AtomicU32::new(0)).collect(),
+        ready: (0..superblock.logs.len()).map(|_| AtomicU32::new(0)).collect(),
+    }
+}
+
+struct Ports {
+    native: u16,
+    http: u16,
+    shard: Vec<u16>,
+}
+
+type Listeners = Vec<Vec<(Door, OwnedFd)>>;
+
+fn listen(config: &EngineConfig, shards: usize) -> Result<(Listeners, Ports), OpenError> {
+    let open = |port: u16, reuse_port: bool, flag: &'static str| {
+        let address = SocketAddr::new(config.listen, port);
+        let options = uring::socket::ListenOptions { reuse_port, backlog: 0, congestion: config.congestion.clone() };
+        uring::socket::listen(address, &options).map_err(|source| OpenError::Listen { address, source, flag })
+    };
+    // A probe without SO_REUSEPORT: another server on the port must be an error, not a partner.
+    for (port, flag) in [(config.native_port, "--port"), (config.http_port, "--http-port")] {
+        if port != 0 {
+            drop(open(port, false, flag)?);
+        }
+    }
+    let mut ports = Ports { native: config.native_port, http: config.http_port, shard: Vec::new() };
+    let mut all = Vec::new();
+    for shard in 0..shards {
+        let (native, bound) = open(ports.native, true, "--port")?;
+        ports.native = bound.port();
+        let (http, bound) = open(ports.http, true, "--http-port")?;
+        ports.http = bound.port();
+        let mut listeners = vec![(Door::Native, native), (Door::Http, http)];
+        if config.shard_ports {
+            let own = match config.native_port {
+                0 => 0,
+                port => port.checked_add(SHARD_PORT_OFFSET + shard as u16).unwrap_or(0),
+            };
+            let (socket, bound) = open(own, false, "--port")?;
+            ports.shard.push(bound.port());
+            listeners.push((Door::NativeShard, socket));
+        }
+        all.push(listeners);
+    }
+    Ok((all, ports))
+}
+
+/// A shard's thread: build, recover, turn until drained. Returns the durable lsn.
+fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u64, String> {
+    if let Some(core) = seed.core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!("shard {} could not be pinned to core {}", seed.shard, core.id);
+    }
+    let (shard_number, stop) = (seed.shard, Arc::clone(&seed.stop));
+    let recover = seed.recover.clone();
+    let metrics = Arc::clone(&seed.shared);
+    let (mut shard, files) = match build(seed) {
+        Ok((shard, files, started)) => {
+            let _ = tell.send(Ok(started));
+            (shard, files)
+        }
+        Err(error) => {
+            let why = error.to_string();
+            let _ = tell.send(Err(error));
+            return Err(why);
+        }
+    };
+    drop(metrics);
+    match shard.recover(&files, &recover) {
+        Ok(report) => {
+            tracing::info!(
+                shard = shard_number,
+                "recovered in {:.3} s: {} keys from a checkpoint of {} bytes, {} records from {} bytes of log{}; durable lsn {}",
+                report.seconds,
+                report.checkpoint_keys,
+                report.checkpoint_bytes,
+                report.records,
+                report.log_bytes,
+                if report.cut { ", a torn tail was cut" } else { "" },
+                report.durable_lsn,
+            );
+            shard.core.metrics.recovered(&report);
+            shard.start();
+        }
+        Err(error) => shard.stop_with(error.to_string()),
+    }
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            shard.drain();
+        }
+        if !shard.turn() {
+            break;
+        }
+    }
+    match &shard.core.state {
+        crate::core::State::Stopped(why) => Err(why.clone()),
+        _ => match shard.core.partition.log.failed() {
+            Some(why) => Err(format!("a log write had failed: {why}")),
+            None => Ok(shard.durable_lsn()),
+        },
+    }
+}
+
+fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError> {
+    let Seed { shard, config, plan, shared, log, recover, digest_key, listeners, mailbox, preparer, profile, addresses, .. } = seed;
+    let no_memory = |what: &str, e: io::Error| OpenError::Shard(format!("shard {shard}: no memory for the {what}: {e}"));
+    let mut ring = Ring::new(&RingConfig {
+        entries: 1024,
+        recv_buffers: plan.recv_buffers,
+        recv_buffer_bytes: plan.recv_buffer_bytes,
+        // A receive and a send per connection, the reads, the writes, accepts, wakes.
+        operations_max: 2 * config.connections_max + 1024,
+    })?;
+    let pool = BufferPool::new(plan.batch_buffers, plan.batch_bytes).map_err(|e| no_memory("batch buffers", e))?;
+    if let Err(error) = ring.register_buffers(&pool) {
+        tracing::warn!("shard {shard}: batch buffers are not registered with the kernel ({error}): writes cost more CPU; raise `ulimit -l`");
+    }
+    let features = ring.features().clone();
+    let mut files = LogFiles::default();
+    let mut open: Vec<OwnedFd> = Vec::new();
+    for (slot, file, bytes) in log.segments {
+        files.segments.push((slot, FileId(open.len() as u32), bytes));
+        open.push(file);
+    }
+    for (id, file) in files.checkpoints.iter_mut().zip(log.checkpoints) {
+        if let Some(file) = file {
+            *id = Some(FileId(open.len() as u32));
+            open.push(file);
+        }
+    }
+    let mut driver = RingDriver::new(ring, profile.method(), open, listeners, preparer, shard, addresses)
+        .map_err(|e| OpenError::Shard(format!("shard {shard}: the ring cannot listen: {e}")))?;
+    let waker = driver.waker();
+
+    let index_buckets = (plan.index_bytes as usize / size_of::<index::Bucket>()).max(64);
+    let index = Index::new(IndexMemory(Region::reserve(index_buckets).map_err(|e| no_memory("index", e))?));
+    let cache_memory = CacheMemory(Region::reserve(plan.cache_bytes as usize).map_err(|e| no_memory("read cache", e))?);
+    let partition = Partition::new(
+        Log::recovering(recover.identity, recover.segment_bytes, pool),
+        index,
+        DigestKey::new(digest_key),
+        ReadCache::new(cache_memory),
+        Limits {
+            streams_max: STREAMS_MAX,
+            producers: ProducerLimits {
+                producers_max: PRODUCERS_MAX,
+                bytes_max: plan.dedup_bytes as usize / 2,
+                window_seconds: DEDUP_WINDOW_SECONDS,
+            },
+            keys: KeyLimits { keys_max: IDEMPOTENCY_KEYS_MAX, bytes_max: plan.dedup_bytes as usize / 2 },
+            dedup_window_seconds: DEDUP_WINDOW_SECONDS,
+        },
+    );
+    let reads = Reads::new(plan.chunk_bytes()).map_err(|e| no_memory("device reads", e))?;
+    let now = driver.now();
+    let core = Core::new(shard, recover.epoch, shared, partition, reads, now);
+    let pace = match config.spin_us {
+        Some(us) => Pace { spin: Duration::from_micros(u64::from(us)), ..Pace::default() },
+        None => Pace::default(),
+    };
+    let checkpointer = Checkpointer::new(files.checkpoints, config.checkpoint_log_bytes.unwrap_or(CHECKPOINT_LOG_BYTES));
+    let shard = Shard::new(core, driver, mailbox, checkpointer, pace);
+    Ok((shard, files, Started { features, waker }))
+}

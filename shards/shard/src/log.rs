@@ -1,0 +1,510 @@
+//! The open end of a shard's log: batches being filled, written and kept for reads, and the segments under them.
+//!
+//! Owns the writer, the batch buffers and the segment files' numbers. Invariants: batches reach the device in order of
+//! their number, at most `depth` at a time; the durable lsn moves only over a gap-free run of completed batches; after a
+//! failed or short write nothing becomes durable here again. It does not know requests, keys or connections.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use uring::{Buffer, BufferPool};
+use wal::record::{NewRecord, RecordCodec};
+use wal::writer::{Appended, Commits, ReadySegment, SealedBatch, Writer};
+use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES, Location, LogIdentity};
+
+use crate::driver::{Driver, FileId};
+use crate::token::Token;
+
+/// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
+const SMALL_BATCH_BYTES: usize = 128 * 1024;
+const SMALL_BATCHES_IN_FLIGHT: usize = 2;
+/// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
+const LARGE_BATCHES_IN_FLIGHT: usize = 8;
+
+/// Why an append cannot be taken now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// All batch buffers are on their way to the device: try again when a write completes.
+    Buffers,
+    /// The next segment is being prepared.
+    Segment,
+    /// No segment can be prepared: the disk is full.
+    DiskFull,
+    /// A write failed; only a restart re-reads the media.
+    Failed,
+}
+
+/// A segment file that holds, or will hold, a numbered segment of this log.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentFile {
+    pub slot: u32,
+    pub file: FileId,
+    pub segment: u32,
+    pub generation: u32,
+    /// First lsn in it, 0 while nothing is.
+    pub first_lsn: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Fate {
+    Queued,
+    InFlight,
+    Durable,
+}
+
+struct Frozen {
+    batch: u64,
+    segment: u32,
+    offset: u32,
+    bytes: u32,
+    file: FileId,
+    buffer: Rc<Buffer>,
+    fate: Fate,
+    last_lsn: u64,
+    records: u32,
+    commits: bool,
+    submitted_ns: u64,
+}
+
+/// One completed device write, for the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteDone {
+    pub write_ns: u64,
+    pub bytes: u32,
+    pub records: u32,
+    /// The durable lsn if it moved.
+    pub durable_lsn: Option<u64>,
+}
+
+/// The open end of the log. See the module's header.
+pub struct Log {
+    pub identity: LogIdentity,
+    pub codec: RecordCodec,
+    writer: Writer<Buffer>,
+    commits: Commits,
+    pool: BufferPool,
+    /// Frozen batches in log order: queued, in flight, then kept for reads until their buffer is wanted.
+    window: VecDeque<Frozen>,
+    queued: usize,
+    in_flight: usize,
+    segments: VecDeque<SegmentFile>,
+    segment_bytes: u64,
+    segments_ahead: usize,
+    next_slot: u32,
+    /// The file being prepared, and its old life if it is recycled.
+    pending: Option<(SegmentFile, Option<SegmentFile>)>,
+    prepare_retry_ns: u64,
+    /// Files without a segment, with the generation they last had.
+    spare: Vec<SegmentFile>,
+    marked_lsn: u64,
+    failed: Option<String>,
+    disk_full: bool,
+    pub bytes_written: u64,
+    log_time_us: u64,
+}
+
+/// What recovery hands over: where the log continues and on which files.
+pub struct LogStart {
+    pub identity: LogIdentity,
+    pub epoch: u32,
+    pub chain: wal::chain::ChainPoint,
+    /// Segments that hold data, ascending; the last is the one that `chain` points into.
+    pub segments: Vec<SegmentFile>,
+    /// Files that hold nothing any more.
+    pub spare: Vec<SegmentFile>,
+    pub next_slot: u32,
+    pub segment_bytes: u64,
+    pub segments_ahead: usize,
+}
+
+impl Log {
+    /// Continue a log. `start.segments` must not be empty.
+    pub fn new(start: LogStart, pool: BufferPool) -> Log {
+        let current = *start.segments.last().expect("a log starts on a prepared segment");
+        assert_eq!(current.segment, start.chain.segment, "the chain continues in the last segment");
+        let ready = ready(&current, start.segment_bytes);
+        let durable = start.chain.next_lsn - 1;
+        Log {
+            identity: start.identity,
+            codec: RecordCodec::new(&start.identity),
+            writer: Writer::new(start.identity, start.epoch, start.chain, ready),
+            commits: Commits::new(durable, start.chain.next_batch),
+            pool,
+            window: VecDeque::new(),
+            queued: 0,
+            in_flight: 0,
+            segments: start.segments.into(),
+            segment_bytes: start.segment_bytes,
+            segments_ahead: start.segments_ahead,
+            next_slot: start.next_slot,
+            pending: None,
+            prepare_retry_ns: 0,
+            spare: start.spare,
+            marked_lsn: 0,
+            failed: None,
+            disk_full: false,
+            bytes_written: 0,
+            log_time_us: start.chain.log_time_us,
+        }
+    }
+
+    /// Log time: the larger of the clock and the last one given.
+    pub fn advance_time(&mut self, wall_us: u64) -> u64 {
+        self.log_time_us = self.log_time_us.max(wall_us);
+        self.log_time_us
+    }
+    pub fn log_time_us(&self) -> u64 {
+        self.log_time_us
+    }
+    pub fn durable_lsn(&self) -> u64 {
+        self.commits.durable_lsn()
+    }
+    pub fn next_lsn(&self) -> u64 {
+        self.writer.next_lsn()
+    }
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+    pub fn disk_full(&self) -> bool {
+        self.disk_full
+    }
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+    pub fn chain(&self) -> wal::chain::ChainPoint {
+        self.writer.chain()
+    }
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = &SegmentFile> {
+        self.segments.iter()
+    }
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+    pub fn spare_segments(&self) -> usize {
+        self.spare.len()
+    }
+    pub fn segments_ready(&self) -> usize {
+        self.writer.segments_ahead()
+    }
+
+    /// A log that is not recovered yet: refuses everything.
+    pub fn recovering(identity: LogIdentity, segment_bytes: u64, pool: BufferPool) -> Log {
+        let nowhere = SegmentFile { slot: 0, file: FileId(u32::MAX), segment: 1, generation: 0, first_lsn: 0 };
+        let start = LogStart {
+            identity,
+            epoch: 1,
+            chain: wal::chain::ChainPoint::genesis(1),
+            segments: vec![nowhere],
+            spare: Vec::new(),
+            next_slot: 0,
+            segment_bytes,
+            segments_ahead: 0,
+        };
+        let mut log = Log::new(start, pool);
+        log.failed = Some("the log is not recovered yet".into());
+        log
+    }
+
+    /// The largest unit (sum of its records' encoded bytes) that can be appended.
+    pub fn unit_bytes_max(&self) -> usize {
+        wal::writer::unit_bytes_max(self.segment_bytes as usize, self.pool.bytes_each())
+    }
+
+    /// The most record bytes that one batch can hold.
+    pub fn batch_room(&self) -> usize {
+        self.pool.bytes_each().min(self.segment_bytes as usize - BLOCK_BYTES) - BATCH_HEADER_BYTES
+    }
+
+    /// Make sure that a unit of `bytes` (all its records, encoded) can be appended without another check.
+    pub fn make_room(&mut self, bytes: usize) -> Result<(), Blocked> {
+        if self.writer.room() >= bytes {
+            return Ok(());
+        }
+        self.make_room_slowly(bytes)
+    }
+
+    #[cold]
+    fn make_room_slowly(&mut self, bytes: usize) -> Result<(), Blocked> {
+        if self.failed.is_some() {
+            return Err(Blocked::Failed);
+        }
+        // A unit larger than a batch goes over several. Records never span batches, and filling them one after the other
+        // leaves any two neighbours together more than full: at most 2n + 1 batches for n batches' worth of bytes.
+        let batches = if bytes <= self.batch_room() { 1 } else { 2 * bytes.div_ceil(self.batch_room()) + 1 };
+        while self.pool.available() < batches {
+            if !self.evict_one() {
+                return Err(Blocked::Buffers);
+            }
+        }
+        if self.writer.is_open() {
+            self.freeze(true);
+        }
+        self.open(bytes)
+    }
+
+    fn open(&mut self, least_room: usize) -> Result<(), Blocked> {
+        assert!(!self.writer.is_open(), "one batch is open at a time");
+        let Some(buffer) = self.pool.take() else { return Err(Blocked::Buffers) };
+        match self.writer.open(buffer, least_room) {
+            Ok(()) => Ok(()),
+            Err(_buffer) if self.disk_full => Err(Blocked::DiskFull),
+            Err(_buffer) => Err(Blocked::Segment),
+        }
+    }
+
+    /// Append one record of a unit that `make_room` has made room for.
+    #[inline]
+    pub fn append(&mut self, record: &NewRecord<'_>) -> Appended {
+        if self.writer.room() < wal::record::encoded_bytes(record) {
+            self.freeze(false);
+            let least = wal::record::encoded_bytes(record);
+            self.open(least).expect("make_room has counted the buffers and the segment's room");
+        }
+        self.writer.append(record)
+    }
+
+    /// Seal the open batch and queue it.
+    fn freeze(&mut self, commits: bool) {
+        let durable = self.commits.durable_lsn();
+        let Some(sealed) = self.writer.seal(commits, durable, self.log_time_us) else { return };
+        self.marked_lsn = durable;
+        self.queue(sealed);
+    }
+
+    fn queue(&mut self, sealed: SealedBatch<Buffer>) {
+        let SealedBatch { batch, file, segment, offset, bytes, buffer, first_lsn, last_lsn, records, commits } = sealed;
+        if let Some(s) = self.segments.iter_mut().rev().find(|s| s.segment == segment)
+            && s.first_lsn == 0
+        {
+            s.first_lsn = first_lsn;
+        }
+        self.window.push_back(Frozen {
+            batch,
+            segment,
+            offset,
+            bytes,
+            file: FileId(file),
+            buffer: Rc::new(buffer),
+            fate: Fate::Queued,
+            last_lsn,
+            records,
+            commits,
+            submitted_ns: 0,
+        });
+        self.queued += 1;
+        self.commits.submitted(batch, last_lsn, commits);
+    }
+
+    /// Seal what is open if a write slot is free for it, and start queued writes. Called once a turn.
+    pub fn pump<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
+        if self.failed.is_some() {
+            return;
+        }
+        if self.queued == 0 && self.writer.is_open() && self.writer.records() > 0 {
+            let filled = self.pool.bytes_each().saturating_sub(self.writer.room());
+            let depth = if filled < SMALL_BATCH_BYTES { SMALL_BATCHES_IN_FLIGHT } else { LARGE_BATCHES_IN_FLIGHT };
+            if self.in_flight < depth {
+                self.freeze(true);
+            }
+        }
+        while self.queued > 0 && self.in_flight < LARGE_BATCHES_IN_FLIGHT {
+            let at = self.window.len() - self.queued;
+            let frozen = &mut self.window[at];
+            frozen.fate = Fate::InFlight;
+            frozen.submitted_ns = now_ns;
+            driver.write_durable(
+                frozen.file,
+                u64::from(frozen.offset),
+                Rc::clone(&frozen.buffer),
+                0..frozen.bytes as usize,
+                Token::log_write(frozen.batch),
+            );
+            self.queued -= 1;
+            self.in_flight += 1;
+        }
+        self.prepare_ahead(driver, now_ns);
+    }
+
+    /// While nothing else happens: write down that the last acks are durable, so that damage to the very last batch is
+    /// told from a torn tail. At most one empty batch after each burst.
+    pub fn mark_idle(&mut self) -> bool {
+        if self.failed.is_some() || self.in_flight > 0 || self.queued > 0 || self.marked_lsn >= self.commits.durable_lsn() {
+            return false;
+        }
+        if self.writer.is_open() && self.writer.records() > 0 {
+            return false;
+        }
+        if self.pool.available() == 0 && !self.evict_one() {
+            return false;
+        }
+        if !self.writer.is_open() && self.open(0).is_err() {
+            return false;
+        }
+        self.freeze(true);
+        true
+    }
+
+    /// True while acked or appended records are not yet covered by the device.
+    pub fn is_dirty(&self) -> bool {
+        self.in_flight > 0 || self.queued > 0 || (self.writer.is_open() && self.writer.records() > 0)
+    }
+
+    /// A write of batch `batch` came back.
+    pub fn written(&mut self, batch: u64, result: std::io::Result<usize>, now_ns: u64) -> Option<WriteDone> {
+        let first = self.window.front().map_or(0, |f| f.batch);
+        let index = usize::try_from(batch.checked_sub(first)?).ok()?;
+        let frozen = self.window.get_mut(index)?;
+        assert_eq!(frozen.batch, batch, "the window is dense in batch numbers");
+        self.in_flight -= 1;
+        let problem = match result {
+            Ok(n) if n == frozen.bytes as usize => None,
+            Ok(n) => Some(format!("short write: {n} of {} bytes", frozen.bytes)),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(problem) = problem {
+            let where_ = format!("segment {} offset {} batch {batch}: {problem}", frozen.segment, frozen.offset);
+            tracing::error!(log = self.identity.number, "log write failed, nothing is acked here until a restart re-reads the media: {where_}");
+            self.failed.get_or_insert(where_);
+            return None;
+        }
+        frozen.fate = Fate::Durable;
+        let done = WriteDone {
+            write_ns: now_ns.saturating_sub(frozen.submitted_ns),
+            bytes: frozen.bytes,
+            records: frozen.records,
+            durable_lsn: None,
+        };
+        self.bytes_written += u64::from(done.bytes);
+        // Behind a failed write nothing may become durable, even if a later batch did reach the device.
+        let durable_lsn = if self.failed.is_some() { None } else { self.commits.completed(batch) };
+        Some(WriteDone { durable_lsn, ..done })
+    }
+
+    /// Every batch numbered below `batch` is on stable storage.
+    pub fn is_complete_below(&self, batch: u64) -> bool {
+        self.window.iter().all(|f| f.batch >= batch || f.fate == Fate::Durable)
+    }
+
+    /// Where the batch with `lsn` starts, if it is sealed and still in memory.
+    pub fn batch_in_memory(&self, lsn: u64) -> Option<Location> {
+        let index = self.window.partition_point(|f| f.last_lsn < lsn);
+        let frozen = self.window.get(index)?;
+        let first_lsn = frozen.last_lsn + 1 - u64::from(frozen.records);
+        (frozen.records > 0 && first_lsn <= lsn).then_some(Location { segment: frozen.segment, offset: frozen.offset })
+    }
+
+    /// The header of a segment of this log.
+    pub fn header_of(&self, segment: &SegmentFile) -> wal::segment::SegmentHeader {
+        wal::segment::SegmentHeader {
+            identity: self.identity,
+            segment: segment.segment,
+            generation: segment.generation,
+            segment_bytes: self.segment_bytes,
+        }
+    }
+
+    /// Take the buffers for the log that replaces this one.
+    pub fn take_pool(&mut self) -> BufferPool {
+        self.window.clear();
+        self.pool.clone()
+    }
+
+    /// Give up the oldest kept batch so that its buffer can be filled again.
+    fn evict_one(&mut self) -> bool {
+        match self.window.front() {
+            Some(f) if f.fate == Fate::Durable => {
+                self.window.pop_front();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Bytes from `at` on of a batch that is still in memory: the open one, or a frozen one.
+    #[inline]
+    pub fn in_memory(&self, at: Location) -> Option<&[u8]> {
+        if let Some(bytes) = self.writer.open_bytes(at) {
+            return Some(bytes);
+        }
+        let first = self.window.front()?;
+        if (at.segment, at.offset) < (first.segment, first.offset) {
+            return None;
+        }
+        let index = self.window.partition_point(|f| (f.segment, f.offset) <= (at.segment, at.offset));
+        let frozen = self.window.get(index.checked_sub(1)?)?;
+        if frozen.segment != at.segment || at.offset >= frozen.offset + frozen.bytes {
+            return None;
+        }
+        let from = (at.offset - frozen.offset) as usize;
+        Some(&frozen.buffer[from..frozen.bytes as usize])
+    }
+
+    /// The segment with this number.
+    pub fn segment(&self, segment: u32) -> Option<&SegmentFile> {
+        let first = self.segments.front()?.segment;
+        self.segments.get(segment.checked_sub(first)? as usize).inspect(|s| assert_eq!(s.segment, segment))
+    }
+
+    /// The segment in which `lsn` lies, by the first lsns.
+    pub fn segment_of_lsn(&self, lsn: u64) -> Option<&SegmentFile> {
+        let holding = self.segments.partition_point(|s| s.first_lsn != 0 && s.first_lsn <= lsn);
+        self.segments.get(holding.saturating_sub(1)).filter(|s| s.first_lsn != 0)
+    }
+
+    fn prepare_ahead<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
+        if self.pending.is_some() || self.writer.segments_ahead() >= self.segments_ahead || now_ns < self.prepare_retry_ns {
+            return;
+        }
+        let segment = self.segments.back().map_or(1, |s| s.segment + 1);
+        let old = self.spare.pop();
+        let (slot, generation) = match &old {
+            Some(old) => (old.slot, old.generation + 1),
+            None => (self.next_slot, 1),
+        };
+        if old.is_none() {
+            self.next_slot += 1;
+        }
+        let header = segment_header(&self.identity, segment, generation, self.segment_bytes);
+        let made = SegmentFile { slot, file: old.map_or(FileId(u32::MAX), |o| o.file), segment, generation, first_lsn: 0 };
+        self.pending = Some((made, old));
+        driver.prepare_segment(slot, old.map(|o| o.file), self.segment_bytes, header, Token::segment(slot));
+    }
+
+    /// A segment file became ready, or could not be made.
+    pub fn segment_ready(&mut self, result: std::io::Result<FileId>, now_ns: u64) {
+        let Some((made, old)) = self.pending.take() else { return };
+        match result {
+            Ok(file) => {
+                if self.disk_full {
+                    tracing::info!(log = self.identity.number, "space is back: writes resume");
+                }
+                self.disk_full = false;
+                let made = SegmentFile { file, ..made };
+                self.segments.push_back(made);
+                self.writer.add_segment(ready(&made, self.segment_bytes));
+            }
+            Err(error) => {
+                if !self.disk_full {
+                    tracing::warn!(log = self.identity.number, "no room for another segment ({error}): writes are refused once this one is full; free space and they resume");
+                }
+                self.disk_full = true;
+                self.prepare_retry_ns = now_ns + 500_000_000;
+                match old {
+                    Some(old) => self.spare.push(old),
+                    None => self.next_slot -= 1,
+                }
+            }
+        }
+    }
+}
+
+fn ready(s: &SegmentFile, segment_bytes: u64) -> ReadySegment {
+    ReadySegment { segment: s.segment, generation: s.generation, bytes: segment_bytes as u32, file: s.file.0 }
+}
+
+/// The header block of a segment, as the driver writes it.
+pub fn segment_header(identity: &LogIdentity, segment: u32, generation: u32, segment_bytes: u64) -> Vec<u8> {
+    let mut block = vec![0; BLOCK_BYTES];
+    wal::segment::SegmentHeader { identity: *identity, segment, generation, segment_bytes }.encode(&mut block);
+    block
+}

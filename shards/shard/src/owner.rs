@@ -1,0 +1,322 @@
+//! What the owner of a slot does when it is asked: by a connection of its own, or by another shard.
+//!
+//! `serve` either answers (now, or behind a gate), starts a device read that will, parks a scan that waits for news, or
+//! says that an append has to wait for room. It does not know who the client is or how it speaks.
+
+use wal::record::{Kind, RecordView};
+use wal::{Link, Location};
+use wire::native::{AppendIter, AppendPart};
+use wire::{Code, Refusal};
+
+use crate::core::Core;
+use crate::hop::{Answer, Answered, Ask, Item, Origin, StreamInfo};
+use crate::partition::{Found, NotAppended, Unit, append_gate, refuse};
+use crate::reads::{History, Read, Scan, Then};
+use crate::records::RecordSet;
+
+/// A page or a history holds at most this much before it is cut.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How far a history reads ahead when it does not know a record's length.
+const RECORD_GUESS_BYTES: usize = 1024;
+
+/// The append could not be taken now: ask again when a write completes.
+#[derive(Debug)]
+pub struct Later;
+
+impl<S> Core<S> {
+    /// Do what is asked. `Err(Later)` only for appends and stream definitions; nothing was done then.
+    pub(crate) fn serve(&mut self, origin: Origin, ask: &Ask<&[u8]>) -> Result<(), Later> {
+        match ask {
+            Ask::Append { stream, records, count, durability, once, want_versions, tombstone_needs_live } => {
+                let unit = Unit {
+                    stream,
+                    records: AppendIter::new(records, *count),
+                    count: *count,
+                    once: *once,
+                    tombstone_needs_live: *tombstone_needs_live,
+                };
+                let mut versions = std::mem::take(&mut self.versions);
+                let result = self.partition.append(&unit, &mut versions);
+                let sent = if *want_versions { versions.clone() } else { Vec::new() };
+                self.versions = versions;
+                match result {
+                    Ok(done) => {
+                        let gate = self.partition.gate(append_gate(*durability, done.last_lsn));
+                        let durable_lsn = self.partition.log.durable_lsn().max(gate);
+                        let part =
+                            AppendPart { log: self.log_number(), records: done.records, first_lsn: done.first_lsn, durable_lsn };
+                        self.count_append(&done, records.len());
+                        self.answer(origin, gate, Answer::Appended { part, versions: sent });
+                    }
+                    Err(NotAppended::Later) => return Err(Later),
+                    Err(NotAppended::Refused(refusal)) => self.answer(origin, 0, Answer::Refused(refusal)),
+                }
+            }
+            Ask::Get { stream, key } => self.serve_get(origin, stream, key),
+            Ask::History { stream, key, before, limit } => self.serve_history(origin, stream, key, *before, *limit as usize),
+            Ask::Scan { stream, from_lsn, limit, wait_until_ns } => {
+                let scan = Scan {
+                    origin,
+                    stream_name: stream.to_vec(),
+                    stream: 0,
+                    next_lsn: (*from_lsn).max(1),
+                    upto_lsn: 0,
+                    limit: *limit as usize,
+                    oldest_us: 0,
+                    wait_until_ns: *wait_until_ns,
+                    set: RecordSet::new(self.log_number()),
+                    at: Location::default(),
+                };
+                self.begin_scan(Box::new(scan));
+            }
+            Ask::PutStream { stream, policy } => match self.partition.put_stream(stream, policy) {
+                Ok(lsn) => {
+                    let gate = self.partition.gate(lsn);
+                    self.answer(origin, gate, Answer::StreamPut);
+                }
+                Err(NotAppended::Later) => return Err(Later),
+                Err(NotAppended::Refused(refusal)) => self.answer(origin, 0, Answer::Refused(refusal)),
+            },
+            Ask::Streams => {
+                let infos = self
+                    .partition
+                    .streams
+                    .iter()
+                    .map(|(_, s)| StreamInfo {
+                        name: s.name.to_vec(),
+                        policy: s.policy.clone(),
+                        records: s.records,
+                        payload_bytes: s.payload_bytes,
+                        keys: s.keys,
+                    })
+                    .collect();
+                self.answer(origin, 0, Answer::Streams(infos));
+            }
+            Ask::Metrics => {
+                let snapshot = Box::new(self.snapshot());
+                self.answer(origin, 0, Answer::Metrics(snapshot));
+            }
+        }
+        Ok(())
+    }
+
+    /// Give an answer to whoever asked; it is released when `gate` is durable (0: now).
+    pub(crate) fn answer(&mut self, origin: Origin, gate: u64, answer: Answer) {
+        let answered = Answered {
+            answer,
+            log: self.log_number(),
+            epoch: self.epoch,
+            durable_lsn: self.partition.log.durable_lsn().max(gate),
+        };
+        if origin.shard == self.id {
+            self.answers.push_back((origin.ticket, gate, answered));
+        } else if gate == 0 {
+            self.outbound[origin.shard].items.push(Item::Answer { ticket: origin.ticket, answered });
+        } else {
+            self.held.push(gate, origin, answered);
+        }
+    }
+
+    pub(crate) fn not_found(&self) -> Refusal {
+        refuse(Code::NotFound, "no such record")
+    }
+
+    fn serve_get(&mut self, origin: Origin, stream: &[u8], key: &[u8]) {
+        let Some(id) = self.partition.streams.lookup(stream) else {
+            return self.answer(origin, 0, Answer::Refused(self.not_found()));
+        };
+        let (oldest_us, log) = (self.oldest_us(id), self.log_number());
+        match self.partition.find(id, key) {
+            Found::Nowhere => self.answer(origin, 0, Answer::Refused(self.not_found())),
+            Found::Memory { record, entry } => {
+                let hidden = entry.tombstone || record.timestamp_us < oldest_us || !is_record_of(&record, id, key);
+                let lsn = entry.lsn;
+                let answer = if hidden {
+                    Answer::Refused(self.not_found())
+                } else {
+                    let mut set = RecordSet::new(log);
+                    set.push(&record);
+                    Answer::Records { set, next_lsn: 0, more: false }
+                };
+                // A tombstone is as little to be shown before it is durable as a value.
+                let gate = self.partition.gate(lsn);
+                self.answer(origin, gate, answer);
+            }
+            Found::Device { entry } => {
+                if entry.tombstone {
+                    let gate = self.partition.gate(entry.lsn);
+                    return self.answer(origin, gate, Answer::Refused(self.not_found()));
+                }
+                let gate = self.partition.gate(entry.lsn);
+                let link = Link { lsn: entry.lsn, location: entry.location };
+                let then = Then::Get { origin, key: key.to_vec(), stream: id, gate };
+                self.read_record(link, entry.bytes as usize, then);
+            }
+        }
+    }
+
+    fn serve_history(&mut self, origin: Origin, stream: &[u8], key: &[u8], before: u32, limit: usize) {
+        let found = self.partition.streams.lookup(stream).and_then(|id| {
+            let digest = self.partition.digests.digest(id, key);
+            self.partition.index.get(digest).map(|entry| (id, entry))
+        });
+        let Some((stream, entry)) = found else {
+            return self.answer(origin, 0, Answer::Refused(self.not_found()));
+        };
+        let depth = self.partition.streams.get(stream).and_then(|s| s.policy.history_depth);
+        let history = History {
+            origin,
+            key: key.to_vec(),
+            stream,
+            before,
+            oldest_version: depth.map_or(0, |d| entry.version.saturating_sub(d) + 1),
+            oldest_us: self.oldest_us(stream),
+            limit,
+            gate: self.partition.gate(entry.lsn),
+            set: RecordSet::new(self.log_number()),
+        };
+        self.walk_history(Box::new(history), Link { lsn: entry.lsn, location: entry.location }, entry.bytes as usize);
+    }
+
+    /// Follow a history from `link` through memory; read the device where memory ends.
+    fn walk_history(&mut self, mut history: Box<History>, mut link: Link, mut bytes: usize) {
+        loop {
+            if link.lsn == 0 {
+                return self.end_history(*history);
+            }
+            let entry = index::Entry { lsn: link.lsn, version: 0, tombstone: false, location: link.location, bytes: 0 };
+            match self.partition.find_entry(entry) {
+                Found::Memory { record, .. } => match history.take(&record) {
+                    Some(next) => {
+                        link = next;
+                        bytes = RECORD_GUESS_BYTES;
+                    }
+                    None => return self.end_history(*history),
+                },
+                _ => return self.read_record(link, bytes, Then::History(history)),
+            }
+        }
+    }
+
+    fn end_history(&mut self, history: History) {
+        let answer = Answer::Records { set: history.set, next_lsn: 0, more: false };
+        self.answer(history.origin, history.gate, answer);
+    }
+
+    /// Start a device read of the record that `link` names.
+    fn read_record(&mut self, link: Link, bytes: usize, then: Then) {
+        let origin = then.origin();
+        match self.partition.log.segment(link.location.segment) {
+            Some(segment) => {
+                let read = Read::new(segment.file, link, bytes.max(64), self.partition.log.segment_bytes(), then);
+                self.reads.start(read);
+            }
+            None => {
+                let message = format!("record {}:{} lies in segment {}, which is gone", self.log_number(), link.lsn, link.location.segment);
+                self.answer(origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+            }
+        }
+    }
+
+    /// A device read came back.
+    pub(crate) fn read_done(&mut self, index: usize, buffer: &uring::Buffer, result: std::io::Result<usize>) {
+        let Some(read) = self.reads.finished(index) else { return };
+        let got = match result {
+            Ok(got) => got,
+            Err(error) => return self.read_failed(read, &format!("read failed: {error}")),
+        };
+        if let Then::Scan(scan) = read.then {
+            return self.scan_chunk(scan, read.at, &buffer[(u64::from(read.at.offset) - read.start) as usize..got.min(read.len)]);
+        }
+        let bytes = read.bytes(buffer, got);
+        match self.partition.log.codec.decode(read.lsn, bytes) {
+            Ok(record) => {
+                self.partition.cache.insert(record.lsn, &bytes[..record.bytes]);
+                self.read_record_done(read, &record);
+            }
+            Err(wal::record::RecordError::Short { needed, .. }) if needed > bytes.len() && needed <= self.reads.chunk_bytes() => {
+                let link = Link { lsn: read.lsn, location: read.at };
+                self.read_record(link, needed, read.then);
+            }
+            Err(error) => self.read_failed(read, &error.to_string()),
+        }
+    }
+
+    fn read_record_done(&mut self, read: Read, record: &RecordView<'_>) {
+        match read.then {
+            Then::Get { origin, key, stream, gate } => {
+                let answer = if is_record_of(record, stream, &key)
+                    && record.kind == Kind::Put
+                    && record.timestamp_us >= self.oldest_us(stream)
+                {
+                    let mut set = RecordSet::new(self.log_number());
+                    set.push(record);
+                    Answer::Records { set, next_lsn: 0, more: false }
+                } else {
+                    Answer::Refused(self.not_found())
+                };
+                self.answer(origin, gate, answer);
+            }
+            Then::History(mut history) => match history.take(record) {
+                Some(next) => self.walk_history(history, next, RECORD_GUESS_BYTES),
+                None => self.end_history(*history),
+            },
+            Then::Scan(_) => unreachable!("scans take chunks"),
+        }
+    }
+
+    fn read_failed(&mut self, read: Read, why: &str) {
+        self.partition.damage += 1;
+        let message = format!(
+            "log {} lsn {} in segment {} at offset {} is damaged or unreadable ({why}): run `pinion verify` on the data directory",
+            self.log_number(),
+            read.lsn,
+            read.at.segment,
+            read.at.offset
+        );
+        tracing::error!("{message}");
+        self.answer(read.then.origin(), 0, Answer::Refused(refuse(Code::Internal, message)));
+    }
+
+    /// Records older than this are not served (policy max_age_seconds, decided by log time).
+    pub(crate) fn oldest_us(&self, stream: u32) -> u64 {
+        let age = self.partition.streams.get(stream).and_then(|s| s.policy.max_age_seconds);
+        age.map_or(0, |s| self.partition.log.log_time_us().saturating_sub(s.saturating_mul(1_000_000)))
+    }
+}
+
+/// The digest is 128 keyed bits; the record itself settles what it is about.
+fn is_record_of(record: &RecordView<'_>, stream: u32, key: &[u8]) -> bool {
+    record.stream == stream && record.key == key
+}
+
+impl History {
+    /// Take one version; returns where the next older one is, or None when the walk is over.
+    fn take(&mut self, record: &RecordView<'_>) -> Option<Link> {
+        if !is_record_of(record, self.stream, &self.key) {
+            return None;
+        }
+        if record.version < self.oldest_version || record.timestamp_us < self.oldest_us {
+            return None;
+        }
+        if self.before == 0 || record.version < self.before {
+            self.set.push(record);
+        }
+        (self.set.len() < self.limit && self.set.bytes() < ANSWER_BYTES_MAX).then_some(record.previous)
+    }
+}
+
+impl Then {
+    pub(crate) fn origin(&self) -> Origin {
+        match self {
+            Then::Get { origin, .. } => *origin,
+            Then::History(h) => h.origin,
+            Then::Scan(s) => s.origin,
+        }
+    }
+}
+
+/// True when a page is full.
+pub(crate) fn page_is_full(set: &RecordSet, limit: usize) -> bool {
+    set.len() >= limit || set.bytes() >= ANSWER_BYTES_MAX
+}

@@ -1,0 +1,459 @@
+//! One log and what its records mean: streams, keys with versions, idempotency windows, the read cache.
+//!
+//! Takes units of records and gives lsns, versions and refusals; finds the newest record of a key. A unit is appended
+//! whole or not at all: everything that can refuse it is checked before its first record is laid down. It does not know
+//! connections, protocols' framing, other shards, or the device beyond `Log`.
+
+use index::{Digest, DigestKey, Entry, Index, TableMemory};
+use uring::Region;
+use wal::record::{Kind, NewRecord, RecordView};
+use wal::{Link, extension};
+use wire::native::AppendIter;
+use wire::{Code, Condition, ContentType, Durability, Policy, Refusal};
+
+use crate::cache::ReadCache;
+use crate::dedup::{
+    Answer, IdempotencyExtension, IdempotencyKeys, KeyCheck, KeyLimits, ProducerCheck, ProducerExtension, ProducerLimits, Producers,
+};
+use crate::log::{Blocked, Log};
+use crate::streams::Streams;
+
+/// Huge-page memory for the index table.
+pub struct IndexMemory(pub Region<index::Bucket>);
+
+impl TableMemory for IndexMemory {
+    fn buckets(&self) -> &[index::Bucket] {
+        &self.0
+    }
+    fn buckets_mut(&mut self) -> &mut [index::Bucket] {
+        &mut self.0
+    }
+    #[inline]
+    fn prefetch(&self, bucket: usize) {
+        uring::prefetch(&self.0[bucket]);
+    }
+    #[inline]
+    fn prefetch_line(&self, bucket: usize, line: usize) {
+        uring::prefetch(&self.0[bucket].words[line * 8]);
+    }
+}
+
+/// Huge-page memory for the read cache.
+pub struct CacheMemory(pub Region<u8>);
+
+impl AsRef<[u8]> for CacheMemory {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+impl AsMut<[u8]> for CacheMemory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// What makes a repeat of a unit recognisable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Once {
+    No,
+    Producer { id: u128, sequence: u64, fingerprint: u64 },
+    /// Digest of stream, record key and Idempotency-Key.
+    Key { digest: u128, fingerprint: u64 },
+}
+
+/// Records of one request that go to this log together.
+pub struct Unit<'a> {
+    pub stream: &'a [u8],
+    pub records: AppendIter<'a>,
+    pub count: u32,
+    pub once: Once,
+    /// Refuse tombstones of keys without a live record (HTTP DELETE answers 404).
+    pub tombstone_needs_live: bool,
+}
+
+/// What an appended (or repeated) unit got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub first_lsn: u64,
+    pub last_lsn: u64,
+    pub records: u32,
+    pub repeated: bool,
+}
+
+/// Why a unit was not appended.
+#[derive(Debug)]
+pub enum NotAppended {
+    /// Tell the client.
+    Refused(Refusal),
+    /// Try again when a buffer or a segment is free.
+    Later,
+}
+
+/// Where the newest record of a key is.
+pub enum Found<'a> {
+    Nowhere,
+    Memory { record: RecordView<'a>, entry: Entry },
+    Device { entry: Entry },
+}
+
+/// Bounds of what a partition remembers besides keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub streams_max: usize,
+    pub producers: ProducerLimits,
+    pub keys: KeyLimits,
+    /// How long an Idempotency-Key is remembered where the stream's policy does not say.
+    pub dedup_window_seconds: u64,
+}
+
+/// See the module's header.
+pub struct Partition {
+    pub log: Log,
+    pub index: Index<IndexMemory>,
+    pub digests: DigestKey,
+    pub streams: Streams,
+    pub producers: Producers,
+    pub keys: IdempotencyKeys,
+    pub cache: ReadCache<CacheMemory>,
+    limits: Limits,
+    /// Digests of the unit at hand.
+    scratch: Vec<Digest>,
+    extensions: Vec<u8>,
+    pub damage: u64,
+}
+
+/// A refusal in one line.
+pub fn refuse(code: Code, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: message.into(), retry_after_ms: None }
+}
+
+/// A refusal that says when to try again.
+pub fn refuse_for(code: Code, retry_after_ms: u32, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: message.into(), retry_after_ms: Some(retry_after_ms) }
+}
+
+impl Partition {
+    pub fn new(log: Log, index: Index<IndexMemory>, digests: DigestKey, cache: ReadCache<CacheMemory>, limits: Limits) -> Partition {
+        Partition {
+            log,
+            index,
+            digests,
+            streams: Streams::new(limits.streams_max),
+            producers: Producers::new(limits.producers),
+            keys: IdempotencyKeys::new(limits.keys),
+            cache,
+            limits,
+            scratch: Vec::new(),
+            extensions: Vec::new(),
+            damage: 0,
+        }
+    }
+
+    /// Empty the index, the streams and the windows: a checkpoint turned out to be damaged half way.
+    pub fn forget_everything(&mut self) {
+        self.index.reset(0);
+        self.streams = Streams::new(self.limits.streams_max);
+        self.producers = Producers::new(self.limits.producers);
+        self.keys = IdempotencyKeys::new(self.limits.keys);
+    }
+
+    /// Append a unit. `versions` gets one version per record (cleared first).
+    pub fn append(&mut self, unit: &Unit<'_>, versions: &mut Vec<u32>) -> Result<Appended, NotAppended> {
+        versions.clear();
+        let log_time_us = self.log.log_time_us();
+        if let Some(repeat) = self.repeated(&unit.once, log_time_us, versions)? {
+            return Ok(repeat);
+        }
+        let known = self.streams.lookup(unit.stream);
+        let stream = known.unwrap_or_else(|| self.streams.next_id());
+
+        // Hash everything, then ask for every line, then look: the misses of a whole unit overlap.
+        self.scratch.clear();
+        let mut bytes = 0;
+        let mut conditional = unit.tombstone_needs_live;
+        for record in unit.records.clone() {
+            self.scratch.push(self.digests.digest(stream, record.key));
+            bytes += encoded_bytes(&record);
+            conditional |= record.condition != Condition::None;
+        }
+        self.index.prefetch_many(&self.scratch);
+        if conditional {
+            self.check_conditions(unit)?;
+        }
+        if self.index.len() + u64::from(unit.count) > self.index.capacity_keys() {
+            let message = format!(
+                "the index of this shard is full at {} keys: give pinion more with --memory, or use more shards",
+                self.index.len()
+            );
+            return Err(NotAppended::Refused(refuse_for(Code::Overloaded, 1000, message)));
+        }
+        bytes += self.once_bytes(&unit.once);
+        if known.is_none() {
+            bytes += definition_bytes(unit.stream);
+        }
+        if bytes > self.log.unit_bytes_max() {
+            let message = format!("the request takes {bytes} bytes of log, more than the {} that one may: send it in parts", self.log.unit_bytes_max());
+            return Err(NotAppended::Refused(refuse(Code::TooLarge, message)));
+        }
+        self.log.make_room(bytes).map_err(|b| self.blocked(&b))?;
+
+        if known.is_none() {
+            self.define_stream(stream, unit.stream, &Policy::default())?;
+        }
+        let window_seconds = self.dedup_window_seconds(stream);
+        let appended = self.lay_down(unit, stream, log_time_us, window_seconds, versions);
+        self.remember(&unit.once, &appended, versions, log_time_us, window_seconds);
+        Ok(appended)
+    }
+
+    fn dedup_window_seconds(&self, stream: u32) -> u32 {
+        let policy = self.streams.get(stream).and_then(|s| s.policy.dedup_window_seconds);
+        u32::try_from(policy.unwrap_or(self.limits.dedup_window_seconds)).unwrap_or(u32::MAX)
+    }
+
+    fn lay_down(&mut self, unit: &Unit<'_>, stream: u32, log_time_us: u64, window_seconds: u32, versions: &mut Vec<u32>) -> Appended {
+        let first_lsn = self.log.next_lsn();
+        let mut last_lsn = first_lsn;
+        let mut payload_bytes = 0;
+        let (mut born, mut died) = (0i64, 0i64);
+        for (i, record) in unit.records.clone().enumerate() {
+            let digest = self.scratch[i];
+            let before = self.index.get(digest);
+            self.extensions.clear();
+            if i == 0 {
+                push_once(&mut self.extensions, &unit.once, unit.count, window_seconds);
+            }
+            let content_type = match record.content_type {
+                ContentType::Code(code) => code,
+                ContentType::Other(text) => {
+                    extension::push(&mut self.extensions, extension::CONTENT_TYPE, text);
+                    wal::record::content_type::OTHER
+                }
+            };
+            let version = before.map_or(1, |e| e.version.saturating_add(1));
+            let previous = before.map_or(Link::default(), |e| Link { lsn: e.lsn, location: e.location });
+            let appended = self.log.append(&NewRecord {
+                kind: if record.tombstone { Kind::Tombstone } else { Kind::Put },
+                content_type,
+                stream,
+                version,
+                timestamp_us: log_time_us,
+                previous,
+                key: record.key,
+                payload: record.payload,
+                extensions: &self.extensions,
+            });
+            let entry = Entry {
+                lsn: appended.lsn,
+                version,
+                tombstone: record.tombstone,
+                location: appended.location,
+                bytes: appended.bytes,
+            };
+            self.index.put(digest, entry).expect("capacity was checked for the whole unit");
+            let was_live = before.is_some_and(|e| !e.tombstone);
+            born += i64::from(!record.tombstone && !was_live);
+            died += i64::from(record.tombstone && was_live);
+            payload_bytes += record.payload.len() as u64;
+            versions.push(version);
+            last_lsn = appended.lsn;
+        }
+        self.streams.count(stream, u64::from(unit.count), payload_bytes, born - died, last_lsn);
+        Appended { first_lsn, last_lsn, records: unit.count, repeated: false }
+    }
+
+    fn check_conditions(&self, unit: &Unit<'_>) -> Result<(), NotAppended> {
+        for (i, record) in unit.records.clone().enumerate() {
+            let digest = self.scratch[i];
+            let live = self.index.get(digest).filter(|e| !e.tombstone);
+            let unconditional = record.condition == Condition::None;
+            if unconditional && !(unit.tombstone_needs_live && record.tombstone) {
+                continue;
+            }
+            if self.scratch[..i].contains(&digest) && !unconditional {
+                let message = "a condition on a key that the same request writes before: send the two apart";
+                return Err(NotAppended::Refused(refuse(Code::Malformed, message)));
+            }
+            let refusal = match (record.condition, live) {
+                (Condition::None, None) => Some(refuse(Code::NotFound, "no such record: nothing to delete")),
+                (Condition::New, Some(e)) => Some(refuse(Code::ConditionFailed, format!("the key exists at version {}", e.version))),
+                (Condition::Version(wanted), Some(e)) if e.version != wanted => {
+                    Some(refuse(Code::ConditionFailed, format!("the key is at version {}, not {wanted}", e.version)))
+                }
+                (Condition::Version(wanted), None) => {
+                    Some(refuse(Code::ConditionFailed, format!("the key has no live record, so it is not at version {wanted}")))
+                }
+                _ => None,
+            };
+            if let Some(refusal) = refusal {
+                return Err(NotAppended::Refused(refusal));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first answer, if this unit was seen before.
+    fn repeated(&mut self, once: &Once, log_time_us: u64, versions: &mut Vec<u32>) -> Result<Option<Appended>, NotAppended> {
+        let mismatch = || {
+            NotAppended::Refused(refuse(
+                Code::IdempotencyMismatch,
+                "this idempotency key or producer sequence was used before with a different request: take a new one",
+            ))
+        };
+        let answer: &Answer = match *once {
+            Once::No => return Ok(None),
+            Once::Producer { id, sequence, fingerprint } => match self.producers.check(id, sequence, fingerprint) {
+                ProducerCheck::New => return Ok(None),
+                ProducerCheck::Repeat(answer) => answer,
+                ProducerCheck::Mismatch => return Err(mismatch()),
+                ProducerCheck::OutOfOrder { expected } => {
+                    let message = format!("producer sequence {sequence} is out of order: the next one of this producer in this log is {expected}");
+                    return Err(NotAppended::Refused(refuse(Code::SequenceOutOfOrder, message)));
+                }
+                ProducerCheck::Forgotten => {
+                    let message = format!("producer sequence {sequence} is older than the window of remembered answers");
+                    return Err(NotAppended::Refused(refuse(Code::SequenceOutOfOrder, message)));
+                }
+            },
+            Once::Key { digest, fingerprint } => match self.keys.check(digest, fingerprint, log_time_us) {
+                KeyCheck::New => return Ok(None),
+                KeyCheck::Repeat(answer) => answer,
+                KeyCheck::Mismatch => return Err(mismatch()),
+            },
+        };
+        versions.extend_from_slice(&answer.versions);
+        Ok(Some(Appended {
+            first_lsn: answer.first_lsn,
+            last_lsn: answer.first_lsn + u64::from(answer.records) - 1,
+            records: answer.records,
+            repeated: true,
+        }))
+    }
+
+    fn remember(&mut self, once: &Once, appended: &Appended, versions: &[u32], log_time_us: u64, window_seconds: u32) {
+        let answer = || Answer { first_lsn: appended.first_lsn, records: appended.records, versions: versions.into() };
+        match *once {
+            Once::No => {}
+            Once::Producer { id, sequence, fingerprint } => self.producers.record(id, sequence, fingerprint, answer(), log_time_us),
+            Once::Key { digest, fingerprint } => self.keys.record(digest, fingerprint, answer(), log_time_us, window_seconds),
+        }
+    }
+
+    fn once_bytes(&self, once: &Once) -> usize {
+        match once {
+            Once::No => 0,
+            // Both extension payloads are below 64 bytes, block header and padding included.
+            Once::Producer { .. } | Once::Key { .. } => 64,
+        }
+    }
+
+    /// Define a stream, or change its policy: a record of its own in the log.
+    pub fn put_stream(&mut self, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
+        let id = self.streams.lookup(name).unwrap_or_else(|| self.streams.next_id());
+        self.log.make_room(definition_bytes(name)).map_err(|b| self.blocked(&b))?;
+        self.define_stream(id, name, policy)
+    }
+
+    fn define_stream(&mut self, id: u32, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
+        self.streams
+            .define(id, name, policy.clone())
+            .map_err(|e| NotAppended::Refused(refuse(Code::Overloaded, e.to_string())))?;
+        let json = serde_json::to_vec(policy).expect("a policy is plain data");
+        let appended = self.log.append(&NewRecord {
+            kind: Kind::StreamDefinition,
+            content_type: wal::record::content_type::JSON,
+            stream: id,
+            version: 0,
+            timestamp_us: self.log.log_time_us(),
+            previous: Link::default(),
+            key: name,
+            payload: &json,
+            extensions: &[],
+        });
+        Ok(appended.lsn)
+    }
+
+    fn blocked(&self, blocked: &Blocked) -> NotAppended {
+        match blocked {
+            Blocked::Buffers | Blocked::Segment => NotAppended::Later,
+            Blocked::DiskFull => NotAppended::Refused(refuse_for(
+                Code::DiskFull,
+                1000,
+                "the disk is full: reads go on, writes resume when space is back",
+            )),
+            Blocked::Failed => NotAppended::Refused(refuse_for(
+                Code::Unavailable,
+                5000,
+                format!(
+                    "a write of this shard's log failed ({}): it takes no writes until pinion is restarted and has re-read the media",
+                    self.log.failed().unwrap_or("reason unknown")
+                ),
+            )),
+        }
+    }
+
+    /// The newest record of a key, from memory where it is there. Bytes in memory were checksummed when they were laid
+    /// down or read; they are decoded again so that a wrong index entry can never be served.
+    pub fn find(&mut self, stream: u32, key: &[u8]) -> Found<'_> {
+        let digest = self.digests.digest(stream, key);
+        let Some(entry) = self.index.get(digest) else { return Found::Nowhere };
+        self.find_entry(entry)
+    }
+
+    /// The record of an index entry or of a history link.
+    pub fn find_entry(&mut self, entry: Entry) -> Found<'_> {
+        if let Some(bytes) = self.log.in_memory(entry.location) {
+            if let Ok(record) = self.log.codec.decode(entry.lsn, bytes) {
+                return Found::Memory { record, entry };
+            }
+            return Found::Device { entry };
+        }
+        if let Some(bytes) = self.cache.get(entry.lsn)
+            && let Ok(record) = self.log.codec.decode(entry.lsn, bytes)
+        {
+            return Found::Memory { record, entry };
+        }
+        Found::Device { entry }
+    }
+
+    /// The lsn that must be durable before a reply may show `lsn` (0: it already is).
+    pub fn gate(&self, lsn: u64) -> u64 {
+        if lsn > self.log.durable_lsn() { lsn } else { 0 }
+    }
+}
+
+/// Encoded length of a wire record in the log, without what only the first record of a unit carries.
+fn encoded_bytes(record: &wire::AppendRecord<'_>) -> usize {
+    let other = match record.content_type {
+        ContentType::Code(_) => 0,
+        ContentType::Other(text) => extension::encoded_bytes(text.len()),
+    };
+    wal::record::encoded_bytes_of(record.key.len(), record.payload.len(), other)
+}
+
+fn definition_bytes(name: &[u8]) -> usize {
+    // Policies are a few numbers; 512 bytes of JSON is more than the largest.
+    wal::record::encoded_bytes_of(name.len(), 512, 0)
+}
+
+fn push_once(extensions: &mut Vec<u8>, once: &Once, records: u32, window_seconds: u32) {
+    match *once {
+        Once::No => {}
+        Once::Producer { id, sequence, fingerprint } => {
+            let bytes = ProducerExtension { id, sequence, fingerprint, records }.encode();
+            extension::push(extensions, extension::PRODUCER, &bytes);
+        }
+        Once::Key { digest, fingerprint } => {
+            let bytes = IdempotencyExtension { digest, fingerprint, records, window_seconds }.encode();
+            extension::push(extensions, extension::IDEMPOTENCY, &bytes);
+        }
+    }
+}
+
+/// Durable appends are gated on their last lsn; buffered ones are answered at once.
+pub fn append_gate(durability: Durability, last_lsn: u64) -> u64 {
+    match durability {
+        Durability::Durable => last_lsn,
+        Durability::Buffered => 0,
+    }
+}

@@ -1,0 +1,157 @@
+//! The memory plan: every holder of memory, how much it gets, and the sum. Printed at start and kept to.
+
+use crate::reads::Reads;
+
+/// What the operator asked for.
+#[derive(Clone, Debug)]
+pub struct PlanInput {
+    /// Cap on the plan of all shards together; None: three quarters of the machine's memory.
+    pub memory_bytes: Option<u64>,
+    pub shards: usize,
+    pub connections_max: u32,
+    pub payload_bytes_max: u32,
+    pub segment_bytes: u64,
+    pub cache_bytes: Option<u64>,
+}
+
+/// What one shard may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub batch_bytes: usize,
+    pub batch_buffers: usize,
+    pub recv_buffers: u16,
+    pub recv_buffer_bytes: u32,
+    pub cache_bytes: u64,
+    pub index_bytes: u64,
+    pub connection_bytes: u64,
+    pub dedup_bytes: u64,
+    lines: Vec<(String, u64)>,
+}
+
+/// The plan cannot be met.
+#[derive(Debug, thiserror::Error)]
+#[error("{given} bytes of memory are not enough for {shards} shards: the fixed parts take {fixed} bytes each; give --memory at least {least} or use fewer shards")]
+pub struct PlanError {
+    given: u64,
+    shards: usize,
+    fixed: u64,
+    least: u64,
+}
+
+const RECV_BUFFERS: u16 = 256;
+const RECV_BUFFER_BYTES: u32 = 32 * 1024;
+const BATCH_BUFFERS: usize = 24;
+/// What an idle connection costs: its struct, kernel-independent queues, two small buffers.
+const CONNECTION_BYTES: u64 = 8 * 1024;
+const DEDUP_BYTES: u64 = 64 << 20;
+/// Index memory is address space until keys come; this much is the least that is worth starting with.
+const INDEX_BYTES_LEAST: u64 = 16 << 20;
+
+impl Plan {
+    /// Divide the memory. The index gets what is left: it is what grows with the data.
+    pub fn new(input: &PlanInput) -> Result<Plan, PlanError> {
+        let shards = input.shards as u64;
+        let given = input.memory_bytes.unwrap_or_else(|| machine_memory_bytes() / 4 * 3);
+        let each = given / shards;
+        // A batch holds the largest record with its header, extensions and the batch's own header.
+        let batch_bytes = (input.payload_bytes_max as usize + 64 * 1024).next_multiple_of(4096).min(input.segment_bytes as usize - 4096);
+        let batches = BATCH_BUFFERS as u64 * batch_bytes as u64;
+        let recv = u64::from(RECV_BUFFERS) * u64::from(RECV_BUFFER_BYTES);
+        let reads = Reads::plan_bytes(chunk_bytes(batch_bytes));
+        let connections = u64::from(input.connections_max) * CONNECTION_BYTES;
+        // Recovery holds two segments; it ends before the cache and the index are full.
+        let fixed = batches + recv + reads + connections + DEDUP_BYTES;
+        let left = each.saturating_sub(fixed);
+        let cache_bytes = input.cache_bytes.unwrap_or((left / 8).clamp(4 << 20, 256 << 20)).min(left / 2);
+        let index_bytes = left.saturating_sub(cache_bytes);
+        if index_bytes < INDEX_BYTES_LEAST {
+            let least = (fixed + 2 * INDEX_BYTES_LEAST + (4 << 20)) * shards;
+            return Err(PlanError { given, shards: input.shards, fixed, least });
+        }
+        let lines = vec![
+            // Batches being filled, in flight, and kept for reads of recent records.
+            (format!("batch buffers ({BATCH_BUFFERS} x {} KiB)", batch_bytes / 1024), batches),
+            // Provided to the kernel; what has arrived and is not parsed.
+            (format!("receive buffers ({RECV_BUFFERS} x {} KiB)", RECV_BUFFER_BYTES / 1024), recv),
+            // Cold records and scan chunks on their way from the device.
+            ("device reads".into(), reads),
+            // Connections at rest; unsent and unparsed bytes are bounded per connection.
+            (format!("connections ({} x {} KiB)", input.connections_max, CONNECTION_BYTES / 1024), connections),
+            // Answers of producers and Idempotency-Keys.
+            ("retry windows".into(), DEDUP_BYTES),
+            ("read cache".into(), cache_bytes),
+            // 40 bytes a key, committed as keys come.
+            (format!("index (room for {} keys)", index_bytes / 40), index_bytes),
+        ];
+        Ok(Plan {
+            batch_bytes,
+            batch_buffers: BATCH_BUFFERS,
+            recv_buffers: RECV_BUFFERS,
+            recv_buffer_bytes: RECV_BUFFER_BYTES,
+            cache_bytes,
+            index_bytes,
+            connection_bytes: connections,
+            dedup_bytes: DEDUP_BYTES,
+            lines,
+        })
+    }
+
+    /// Holder and bytes, for the banner.
+    pub fn lines(&self) -> &[(String, u64)] {
+        &self.lines
+    }
+    /// Sum of the lines.
+    pub fn total_bytes(&self) -> u64 {
+        self.lines.iter().map(|(_, bytes)| bytes).sum()
+    }
+    /// The largest read: a whole batch, and a block because it may start anywhere in one.
+    pub fn chunk_bytes(&self) -> usize {
+        chunk_bytes(self.batch_bytes)
+    }
+}
+
+fn chunk_bytes(batch_bytes: usize) -> usize {
+    batch_bytes + 2 * 4096
+}
+
+/// MemTotal of /proc/meminfo; 2 GiB where it cannot be read.
+fn machine_memory_bytes() -> u64 {
+    std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        })
+        .map_or(2 << 30, |kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(memory: u64, shards: usize) -> PlanInput {
+        PlanInput {
+            memory_bytes: Some(memory),
+            shards,
+            connections_max: 1024,
+            payload_bytes_max: 1 << 20,
+            segment_bytes: 64 << 20,
+            cache_bytes: None,
+        }
+    }
+
+    #[test]
+    fn the_lines_add_up_to_no_more_than_what_was_given() {
+        for shards in [1, 2, 7] {
+            let plan = Plan::new(&input(4 << 30, shards)).unwrap();
+            assert!(plan.total_bytes() * shards as u64 <= 4 << 30);
+        }
+    }
+
+    #[test]
+    fn too_little_memory_says_how_much_is_needed() {
+        let error = Plan::new(&input(64 << 20, 1)).unwrap_err();
+        let PlanError { least, .. } = error;
+        assert!(Plan::new(&input(least, 1)).is_ok(), "what the error asks for is enough");
+    }
+}

@@ -1,0 +1,119 @@
+//! Outcomes as bytes of the asker's protocol. Knows both protocols' words and nothing of how an outcome came about.
+
+use wire::native::{self, AppendPart, ReplyMark};
+use wire::{Cursor, Durability, RecordOut, Refusal, http, ndjson};
+
+use crate::hop::StreamInfo;
+use crate::jobs::{AppendForm, Voice};
+use crate::records::RecordSet;
+
+/// The answering log's watermark.
+pub fn mark(log: u32, epoch: u32, durable_lsn: u64) -> ReplyMark {
+    ReplyMark { durable_lsn, log, epoch }
+}
+
+pub fn refusal(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, refusal: &Refusal, allow: Option<&str>) {
+    match *voice {
+        Voice::Native { id, opcode } => native::error_reply(out, id, opcode, mark, refusal),
+        Voice::Http { keep_alive, head } => http::reply::refusal(out, keep_alive, head, refusal, allow),
+    }
+}
+
+pub fn appended(
+    out: &mut Vec<u8>,
+    voice: &Voice,
+    mark: ReplyMark,
+    durability: Durability,
+    form: AppendForm,
+    parts: &[AppendPart],
+    versions: &[u32],
+) {
+    match *voice {
+        Voice::Native { id, .. } => native::append_reply(out, id, mark, durability, parts, versions),
+        Voice::Http { keep_alive, .. } => {
+            let first = &parts[0];
+            let version = versions.first().copied().unwrap_or(0);
+            match form {
+                AppendForm::One => http::reply::appended(out, keep_alive, first.log, first.first_lsn, version, durability),
+                AppendForm::Delete => http::reply::no_content(out, keep_alive, first.log, first.first_lsn, version),
+                AppendForm::Many => {
+                    let records = parts.iter().map(|p| u64::from(p.records)).sum();
+                    http::reply::appended_many(out, keep_alive, records, parts, durability);
+                }
+            }
+        }
+    }
+}
+
+pub fn record(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, record: &RecordOut<'_>, if_none_match: Option<u32>) {
+    match *voice {
+        Voice::Native { id, .. } => native::get_reply(out, id, mark, record),
+        Voice::Http { keep_alive, .. } if if_none_match == Some(record.version) => {
+            http::reply::not_modified(out, keep_alive, record.version);
+        }
+        Voice::Http { keep_alive, head } => http::reply::record(out, keep_alive, head, record),
+    }
+}
+
+pub fn records(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, sets: &[RecordSet], cursor: Option<&Cursor>) {
+    match *voice {
+        Voice::Native { id, opcode } => {
+            let mut reply = native::RecordsReply::begin(out, id, opcode, mark);
+            for record in sets.iter().flat_map(RecordSet::iter) {
+                reply.record(out, &record);
+            }
+            let cursor = cursor.map(Cursor::encode).unwrap_or_default();
+            reply.finish(out, cursor.as_bytes());
+        }
+        Voice::Http { keep_alive, head } => {
+            let mut lines = Vec::new();
+            for record in sets.iter().flat_map(RecordSet::iter) {
+                ndjson::write_record(&mut lines, &record);
+            }
+            http::reply::ndjson(out, keep_alive, head, &lines, cursor);
+        }
+    }
+}
+
+/// One server-sent event per record; the cursor of the whole page is the id of each, so that a reconnect repeats at most a page.
+pub fn events(out: &mut Vec<u8>, sets: &[RecordSet], cursor: &Cursor) {
+    let mut line = Vec::new();
+    for record in sets.iter().flat_map(RecordSet::iter) {
+        line.clear();
+        ndjson::write_record(&mut line, &record);
+        http::reply::event(out, cursor, line.trim_ascii_end());
+    }
+    if sets.is_empty() {
+        // A comment line keeps proxies from closing a quiet stream.
+        out.extend_from_slice(b": no news\n\n");
+    }
+}
+
+pub fn body(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, status: u16, content_type: &str, body: &[u8]) {
+    match *voice {
+        Voice::Native { id, opcode } => native::bytes_reply(out, id, opcode, mark, body),
+        Voice::Http { keep_alive, head } => http::reply::body(out, keep_alive, head, status, content_type, body),
+    }
+}
+
+/// Counts of one stream, or of all, summed over the logs. None: the one asked for does not exist.
+pub fn streams(found: &[StreamInfo], only: Option<&[u8]>) -> Option<String> {
+    let mut sums: std::collections::BTreeMap<&[u8], StreamInfo> = std::collections::BTreeMap::new();
+    for info in found.iter().filter(|i| only.is_none_or(|name| name == i.name)) {
+        let sum = sums.entry(&info.name).or_insert_with(|| StreamInfo { records: 0, payload_bytes: 0, keys: 0, ..info.clone() });
+        sum.records += info.records;
+        sum.payload_bytes += info.payload_bytes;
+        sum.keys += info.keys;
+    }
+    let json = |i: &StreamInfo| {
+        serde_json::json!({
+            "stream": String::from_utf8_lossy(&i.name), "records": i.records, "payload_bytes": i.payload_bytes,
+            "keys": i.keys, "policy": i.policy,
+        })
+    };
+    let value = match only {
+        Some(_) => json(sums.values().next()?),
+        None => serde_json::json!({ "streams": sums.values().map(json).collect::<Vec<_>>() }),
+    };
+    Some(format!("{value}\n"))
+}

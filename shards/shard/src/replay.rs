@@ -1,0 +1,153 @@
+//! What a record of the log does to a partition when it is read back: the mirror of `Partition::append`.
+//!
+//! Records arrive in lsn order. Replaying one that a checkpoint already holds changes nothing: versions, times and answers
+//! are stored, not computed again. Index updates are applied in groups, so that their cache misses overlap.
+
+use index::{Digest, Entry};
+use wal::record::{Kind, RecordView};
+use wal::{Location, extension};
+use wire::Policy;
+
+use crate::dedup::{Answer, IdempotencyExtension, ProducerExtension};
+use crate::partition::Partition;
+
+const GROUP: usize = 64;
+
+struct Update {
+    digest: Digest,
+    entry: Entry,
+    stream: u32,
+    payload_bytes: u64,
+}
+
+enum Once {
+    Producer(ProducerExtension),
+    Key(IdempotencyExtension),
+}
+
+/// A request whose records are being read back.
+struct Gathering {
+    once: Once,
+    first_lsn: u64,
+    left: u32,
+    versions: Vec<u32>,
+    log_time_us: u64,
+}
+
+/// Replays records into a partition.
+#[derive(Default)]
+pub struct Replay {
+    updates: Vec<Update>,
+    gathering: Option<Gathering>,
+    pub records: u64,
+    pub bytes: u64,
+}
+
+/// A log that cannot be replayed although its checksums hold.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("lsn {lsn}: {why}")]
+    Record { lsn: u64, why: String },
+    #[error(transparent)]
+    Index(#[from] index::IndexError),
+}
+
+impl Replay {
+    /// Take one record.
+    pub fn record(&mut self, partition: &mut Partition, location: Location, record: &RecordView<'_>) -> Result<(), ReplayError> {
+        self.records += 1;
+        self.bytes += record.bytes as u64;
+        match record.kind {
+            Kind::StreamDefinition => {
+                let policy: Policy = serde_json::from_slice(record.payload)
+                    .map_err(|e| ReplayError::Record { lsn: record.lsn, why: format!("stream policy: {e}") })?;
+                partition
+                    .streams
+                    .replay(record.stream, record.key, policy)
+                    .map_err(|e| ReplayError::Record { lsn: record.lsn, why: e.to_string() })?;
+                return Ok(());
+            }
+            Kind::Note => {}
+            Kind::Put | Kind::Tombstone => {
+                let digest = partition.digests.digest(record.stream, record.key);
+                partition.index.prefetch(digest);
+                let entry = Entry {
+                    lsn: record.lsn,
+                    version: record.version,
+                    tombstone: record.kind == Kind::Tombstone,
+                    location,
+                    bytes: record.bytes as u32,
+                };
+                self.updates.push(Update { digest, entry, stream: record.stream, payload_bytes: record.payload.len() as u64 });
+            }
+        }
+        if !record.extensions.is_empty() {
+            self.once(record);
+        }
+        if let Some(gathering) = &mut self.gathering {
+            gathering.versions.push(record.version);
+            gathering.left -= 1;
+            if gathering.left == 0 {
+                self.end_request(partition);
+            }
+        }
+        if self.updates.len() >= GROUP {
+            self.apply(partition)?;
+        }
+        Ok(())
+    }
+
+    /// Apply what is still collected.
+    pub fn finish(&mut self, partition: &mut Partition) -> Result<(), ReplayError> {
+        self.apply(partition)
+    }
+
+    fn once(&mut self, record: &RecordView<'_>) {
+        for (kind, bytes) in extension::iter(record.extensions) {
+            let (once, left) = match kind {
+                extension::PRODUCER => match ProducerExtension::decode(bytes) {
+                    Some(p) => (Once::Producer(p), p.records),
+                    None => continue,
+                },
+                extension::IDEMPOTENCY => match IdempotencyExtension::decode(bytes) {
+                    Some(k) => (Once::Key(k), k.records),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            self.gathering = Some(Gathering {
+                once,
+                first_lsn: record.lsn,
+                left: left.max(1),
+                versions: Vec::with_capacity(left as usize),
+                log_time_us: record.timestamp_us,
+            });
+        }
+    }
+
+    fn end_request(&mut self, partition: &mut Partition) {
+        let Some(g) = self.gathering.take() else { return };
+        let records = g.versions.len() as u32;
+        let answer = Answer { first_lsn: g.first_lsn, records, versions: g.versions.as_slice().into() };
+        match g.once {
+            Once::Producer(p) => partition.producers.record(p.id, p.sequence, p.fingerprint, answer, g.log_time_us),
+            Once::Key(k) => partition.keys.record(k.digest, k.fingerprint, answer, g.log_time_us, k.window_seconds),
+        }
+    }
+
+    fn apply(&mut self, partition: &mut Partition) -> Result<(), ReplayError> {
+        for update in self.updates.drain(..) {
+            let before = partition.index.get(update.digest);
+            let counted = partition.streams.get(update.stream).is_some_and(|s| s.last_lsn >= update.entry.lsn);
+            if before.is_none_or(|e| e.lsn < update.entry.lsn) {
+                partition.index.put(update.digest, update.entry)?;
+            }
+            if !counted {
+                let was_live = before.is_some_and(|e| !e.tombstone);
+                let keys = i64::from(!update.entry.tombstone && !was_live) - i64::from(update.entry.tombstone && was_live);
+                partition.streams.count(update.stream, 1, update.payload_bytes, keys, update.entry.lsn);
+            }
+        }
+        Ok(())
+    }
+}

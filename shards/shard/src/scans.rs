@@ -1,0 +1,178 @@
+//! Scans: every record of a stream in lsn order, a page at a time, and the ones that wait for news.
+//!
+//! A page reads the log forward in large chunks, batch by batch, up to what was durable when it began. Recent batches
+//! come from memory. A scan that finds nothing and may wait is parked until its stream grows.
+
+use wal::Location;
+use wal::BLOCK_BYTES;
+use wal::record::{Kind, RecordCodec, RecordError};
+use wal::scan::{BatchInfo, Stop};
+use wire::Code;
+
+use crate::core::Core;
+use crate::hop::Answer;
+use crate::owner::page_is_full;
+use crate::partition::refuse;
+use crate::reads::{Read, Scan, Then};
+
+impl<S> Core<S> {
+    /// Start (or start again) a scan from its `next_lsn`.
+    pub(crate) fn begin_scan(&mut self, mut scan: Box<Scan>) {
+        scan.upto_lsn = self.partition.log.durable_lsn();
+        let Some(id) = self.partition.streams.lookup(&scan.stream_name) else {
+            return self.end_scan(scan);
+        };
+        scan.stream = id;
+        scan.oldest_us = self.oldest_us(id);
+        let last = self.partition.streams.get(id).map_or(0, |s| s.last_lsn);
+        if scan.next_lsn > scan.upto_lsn || scan.next_lsn > last {
+            // Nothing of this stream can be there; do not read the log to find that out.
+            scan.next_lsn = scan.next_lsn.max(scan.upto_lsn + 1);
+            return self.end_scan(scan);
+        }
+        match self.place_of(scan.next_lsn) {
+            Some(at) => {
+                scan.at = at;
+                self.go_on(scan);
+            }
+            None => {
+                let message = format!("lsn {} of log {} is not in any segment", scan.next_lsn, self.log_number());
+                self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+            }
+        }
+    }
+
+    fn place_of(&self, lsn: u64) -> Option<Location> {
+        if let Some(at) = self.scan_hints.get(lsn) {
+            return Some(at);
+        }
+        if let Some(at) = self.partition.log.batch_in_memory(lsn) {
+            return Some(at);
+        }
+        let segment = self.partition.log.segment_of_lsn(lsn)?;
+        Some(Location { segment: segment.segment, offset: BLOCK_BYTES as u32 })
+    }
+
+    /// Take batches from memory while they are there, else read a chunk.
+    fn go_on(&mut self, mut scan: Box<Scan>) {
+        loop {
+            if scan.next_lsn > scan.upto_lsn || page_is_full(&scan.set, scan.limit) {
+                return self.end_scan(scan);
+            }
+            let Some(segment) = self.partition.log.segment(scan.at.segment).copied() else {
+                let message = format!("segment {} of log {} is gone", scan.at.segment, self.log_number());
+                return self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+            };
+            let segment_bytes = self.partition.log.segment_bytes();
+            if u64::from(scan.at.offset) + BLOCK_BYTES as u64 > segment_bytes {
+                scan.at = Location { segment: scan.at.segment + 1, offset: BLOCK_BYTES as u32 };
+                continue;
+            }
+            let header = self.partition.log.header_of(&segment);
+            if let Some(bytes) = self.partition.log.in_memory(scan.at) {
+                // If this is not a batch's start in memory, the device knows.
+                if let Ok(info) = wal::scan::batch_at(&self.partition.log.identity, &header, scan.at.offset, bytes)
+                    && scan.take(&self.partition.log.codec, &info, bytes).is_ok()
+                {
+                    continue;
+                }
+            }
+            let link = wal::Link { lsn: 0, location: scan.at };
+            let bytes = self.reads.chunk_bytes() - BLOCK_BYTES;
+            self.reads.start(Read::new(segment.file, link, bytes, segment_bytes, Then::Scan(scan)));
+            return;
+        }
+    }
+
+    /// A chunk of the log, starting at a place where a batch may start.
+    pub(crate) fn scan_chunk(&mut self, mut scan: Box<Scan>, at: Location, bytes: &[u8]) {
+        let Some(segment) = self.partition.log.segment(at.segment).copied() else {
+            let message = format!("segment {} of log {} is gone", at.segment, self.log_number());
+            return self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+        };
+        let header = self.partition.log.header_of(&segment);
+        let mut used = 0;
+        while used < bytes.len() && scan.next_lsn <= scan.upto_lsn && !page_is_full(&scan.set, scan.limit) {
+            let rest = &bytes[used..];
+            let found = wal::scan::batch_at(&self.partition.log.identity, &header, scan.at.offset, rest);
+            // The chunk ends in the middle of a batch: the next chunk starts at it.
+            if used > 0 && found.as_ref().is_ok_and(|info| info.bytes as usize > rest.len()) {
+                break;
+            }
+            let taken = found.and_then(|info| {
+                scan.take(&self.partition.log.codec, &info, rest).map_err(|(lsn, error)| Stop::Invalid(format!("lsn {lsn}: {error}")))?;
+                Ok(info)
+            });
+            match taken {
+                Ok(info) => used += info.bytes as usize,
+                Err(Stop::NoBatch | Stop::End) => {
+                    // The rest of the segment is unused: the log goes on in the next one.
+                    scan.at = Location { segment: at.segment + 1, offset: BLOCK_BYTES as u32 };
+                    break;
+                }
+                Err(stop) => {
+                    self.partition.damage += 1;
+                    let message = format!(
+                        "log {} segment {} at offset {} is damaged ({stop:?}): run `pinion verify` on the data directory",
+                        self.log_number(),
+                        at.segment,
+                        scan.at.offset
+                    );
+                    tracing::error!("{message}");
+                    return self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+                }
+            }
+        }
+        self.go_on(scan);
+    }
+
+    fn end_scan(&mut self, scan: Box<Scan>) {
+        if scan.set.is_empty() && scan.wait_until_ns > self.now.monotonic_ns {
+            self.waiting.push(scan);
+            return;
+        }
+        let more = scan.next_lsn <= scan.upto_lsn;
+        self.scan_hints.put(scan.next_lsn, scan.at);
+        let answer = Answer::Records { set: scan.set, next_lsn: scan.next_lsn, more };
+        self.answer(scan.origin, 0, answer);
+    }
+
+    /// Parked scans whose stream may have grown, or whose time is up, go on.
+    pub(crate) fn wake_scans(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let durable = self.partition.log.durable_lsn();
+        for scan in std::mem::take(&mut self.waiting) {
+            let last = self.partition.streams.lookup(&scan.stream_name).and_then(|id| self.partition.streams.get(id)).map_or(0, |s| s.last_lsn);
+            let news = last >= scan.next_lsn && durable >= scan.next_lsn;
+            if news || scan.wait_until_ns <= self.now.monotonic_ns {
+                self.begin_scan(scan);
+            } else {
+                self.waiting.push(scan);
+            }
+        }
+    }
+}
+
+impl Scan {
+    /// Take what one batch has for this page and step behind it (or stay on it when the page is full inside).
+    fn take(&mut self, codec: &RecordCodec, info: &BatchInfo, batch: &[u8]) -> Result<(), (u64, RecordError)> {
+        for (_, record) in wal::scan::records(codec, info, batch) {
+            let record = record.map_err(|error| (self.next_lsn, error))?;
+            if record.lsn < self.next_lsn {
+                continue;
+            }
+            if record.lsn > self.upto_lsn || page_is_full(&self.set, self.limit) {
+                return Ok(());
+            }
+            self.next_lsn = record.lsn + 1;
+            let shown = matches!(record.kind, Kind::Put | Kind::Tombstone);
+            if shown && record.stream == self.stream && record.timestamp_us >= self.oldest_us {
+                self.set.push(&record);
+            }
+        }
+        self.at = Location { segment: info.segment, offset: info.offset + info.bytes };
+        Ok(())
+    }
+}

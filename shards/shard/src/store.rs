@@ -1,0 +1,210 @@
+//! The data directory: who holds it, what it is, which files it has.
+//!
+//! Owns `LOCK`, the two superblock copies and the directory names. Opening makes a new store in an empty directory and
+//! takes the next epoch in an existing one, durably, before any shard runs. It does not read logs.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uring::Buffer;
+use wal::superblock::{LogEntry, Superblock};
+use wal::{BLOCK_BYTES, LogIdentity};
+use wire::slot;
+
+/// Name of a log's directory.
+pub fn log_directory(data: &Path, number: u32) -> PathBuf {
+    data.join(format!("log-{number:08}"))
+}
+
+/// Name of a segment file, by slot.
+pub fn segment_path(directory: &Path, slot: u32) -> PathBuf {
+    directory.join(format!("segment-{slot:08}.seg"))
+}
+
+const SUPERBLOCKS: [&str; 2] = ["superblock-a", "superblock-b"];
+const CHECKPOINTS: [&str; 2] = ["checkpoint-a", "checkpoint-b"];
+
+/// Why a data directory cannot be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{path}: another process is using this data directory; stop it, or give --data another directory")]
+    InUse { path: PathBuf },
+    #[error("{path} was made with {found} shards, not {wanted}: start with --shards {found} (changing the number of shards is not possible in this version)")]
+    ShardCount { path: PathBuf, found: u32, wanted: u32 },
+    #[error("{path} was made with segments of {found} bytes, not {wanted}: start with --segment-bytes {found}")]
+    SegmentBytes { path: PathBuf, found: u64, wanted: u64 },
+    #[error("{path}: {source}; fix the cause, or give --data another directory")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: neither superblock copy can be read ({source}); if this is not a pinion directory, give --data another one")]
+    Superblock { path: PathBuf, source: wal::FormatError },
+    #[error("{path} holds log directories but no superblock: move superblock-a and superblock-b back from where they went")]
+    SuperblockMissing { path: PathBuf },
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
+    move |source| StoreError::Io { path: path.to_owned(), source }
+}
+
+/// An open data directory. Dropping it lets go of the lock.
+pub struct Store {
+    pub path: PathBuf,
+    pub superblock: Superblock,
+    _lock: OwnedFd,
+}
+
+/// The files of one log, opened.
+pub struct OpenLog {
+    pub directory: PathBuf,
+    /// (slot, file, bytes)
+    pub segments: Vec<(u32, OwnedFd, u64)>,
+    pub checkpoints: [Option<OwnedFd>; 2],
+}
+
+impl Store {
+    /// Open `path`, or make a store of `shards` logs in it. `None` takes what the store has (or the default for a new one).
+    pub fn open(path: &Path, shards: u32, segment_bytes: u64, explicit_shards: bool, explicit_segments: bool) -> Result<Store, StoreError> {
+        fs::create_dir_all(path).map_err(at(path))?;
+        let lock_path = path.join("LOCK");
+        let lock = uring::file::lock_exclusive(&lock_path, Duration::from_secs(2)).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => StoreError::InUse { path: path.to_owned() },
+            _ => StoreError::Io { path: lock_path.clone(), source: e },
+        })?;
+        let superblock = match read_superblocks(path)? {
+            Some(superblock) => {
+                if explicit_shards && superblock.shards != shards {
+                    return Err(StoreError::ShardCount { path: path.to_owned(), found: superblock.shards, wanted: shards });
+                }
+                if explicit_segments && superblock.segment_bytes != segment_bytes {
+                    return Err(StoreError::SegmentBytes { path: path.to_owned(), found: superblock.segment_bytes, wanted: segment_bytes });
+                }
+                superblock
+            }
+            None => {
+                if log_directory(path, 0).exists() {
+                    return Err(StoreError::SuperblockMissing { path: path.to_owned() });
+                }
+                new_superblock(shards, segment_bytes)
+            }
+        };
+        let mut store = Store { path: path.to_owned(), superblock, _lock: lock };
+        // A new term before anything is written in it: batches of two lives of this log can never be taken for one.
+        for log in &mut store.superblock.logs {
+            log.epoch += 1;
+        }
+        for log in &store.superblock.logs {
+            let directory = log_directory(path, log.number);
+            fs::create_dir_all(&directory).map_err(at(&directory))?;
+        }
+        uring::file::sync_directory(path).map_err(at(path))?;
+        store.write_superblock()?;
+        Ok(store)
+    }
+
+    pub fn identity(&self, shard: usize) -> LogIdentity {
+        let log = &self.superblock.logs[shard];
+        LogIdentity { store: self.superblock.store, log: log.log, number: log.number, timeline: log.timeline }
+    }
+
+    pub fn store_uuid(&self) -> String {
+        uuid::Uuid::from_bytes(self.superblock.store).to_string()
+    }
+
+    /// Make the superblock durable: the older copy is overwritten, so one good copy is there at any moment.
+    pub fn write_superblock(&mut self) -> Result<(), StoreError> {
+        self.superblock.sequence += 1;
+        let name = SUPERBLOCKS[(self.superblock.sequence % 2) as usize];
+        let path = self.path.join(name);
+        let write = || -> io::Result<()> {
+            let mut block = Buffer::new(BLOCK_BYTES)?;
+            self.superblock.encode(&mut block[..BLOCK_BYTES]).map_err(io::Error::other)?;
+            let file = uring::file::open_direct(&path, true)?;
+            uring::file::pwrite_all(&file, 0, &block[..BLOCK_BYTES])?;
+            uring::file::fdatasync(&file)?;
+            uring::file::sync_directory(&self.path)
+        };
+        write().map_err(at(&path))
+    }
+
+    /// Remember at a clean close what each log holds.
+    pub fn close(mut self, durable_lsns: &[u64]) -> Result<(), StoreError> {
+        for (log, lsn) in self.superblock.logs.iter_mut().zip(durable_lsns) {
+            log.durable_lsn = log.durable_lsn.max(*lsn);
+        }
+        self.write_superblock()
+    }
+
+    /// Open the files of a shard's log. Everything is synced before it is read: what a crash left in caches must not be
+    /// trusted and then lost.
+    pub fn open_log(&self, shard: usize) -> Result<OpenLog, StoreError> {
+        let directory = log_directory(&self.path, self.superblock.logs[shard].number);
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(at(&directory))? {
+            let path = entry.map_err(at(&directory))?.path();
+            let Some(slot) = slot_of(&path) else { continue };
+            let file = uring::file::open_direct(&path, false).map_err(at(&path))?;
+            uring::file::fdatasync(&file).map_err(at(&path))?;
+            let bytes = fs::metadata(&path).map_err(at(&path))?.len();
+            segments.push((slot, file, bytes));
+        }
+        segments.sort_by_key(|(slot, ..)| *slot);
+        let mut checkpoints = [None, None];
+        for (slot, name) in checkpoints.iter_mut().zip(CHECKPOINTS) {
+            let path = directory.join(name);
+            *slot = Some(uring::file::open_direct(&path, true).map_err(at(&path))?);
+        }
+        uring::file::sync_directory(&directory).map_err(at(&directory))?;
+        Ok(OpenLog { directory, segments, checkpoints })
+    }
+}
+
+fn slot_of(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix("segment-")?.strip_suffix(".seg")?.parse().ok()
+}
+
+fn read_superblocks(path: &Path) -> Result<Option<Superblock>, StoreError> {
+    let mut copies = Vec::new();
+    for name in SUPERBLOCKS {
+        let path = path.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => copies.push(bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => copies.push(Vec::new()),
+            Err(source) => return Err(StoreError::Io { path, source }),
+        }
+    }
+    if copies.iter().all(Vec::is_empty) {
+        return Ok(None);
+    }
+    Superblock::choose(&copies[0], &copies[1])
+        .map(Some)
+        .map_err(|source| StoreError::Superblock { path: path.to_owned(), source })
+}
+
+fn new_superblock(shards: u32, segment_bytes: u64) -> Superblock {
+    let logs = (0..shards)
+        .map(|number| {
+            let range = slot::range_of_shard(number as u16, shards as u16);
+            LogEntry {
+                log: uuid::Uuid::new_v4().into_bytes(),
+                number,
+                timeline: 1,
+                epoch: 0,
+                slot_first: *range.start(),
+                slot_last: *range.end(),
+                durable_lsn: 0,
+            }
+        })
+        .collect();
+    Superblock {
+        sequence: 0,
+        features: 0,
+        store: uuid::Uuid::new_v4().into_bytes(),
+        digest_key: uuid::Uuid::new_v4().into_bytes(),
+        shards,
+        segment_bytes,
+        map_epoch: 1,
+        logs,
+    }
+}

@@ -1,0 +1,396 @@
+//! One core's turn: take what happened, work on it, start what it leads to, release what has become durable.
+//!
+//! The same code runs over the real ring and over the simulator. A turn ends with everything that it decided handed to the
+//! driver; it sleeps only when nobody has mail for it.
+
+use std::time::Duration;
+
+use uring::Buffer;
+
+use crate::checkpointer::Checkpointer;
+use crate::conns::Connection;
+use crate::core::{Core, State};
+use crate::driver::{ConnId, Door, Driver, Event, Patience};
+use crate::hop::{Item, Parcel};
+use crate::mailbox::Mailbox;
+use crate::token::{Kind, Token};
+
+/// An idle shard spins for at most so long before it sleeps; 0 switches spinning off.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub spin: Duration,
+    pub sleep: Duration,
+    /// After so long without news the last acks' durability is written down.
+    pub mark_after_ns: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { spin: Duration::from_micros(200), sleep: Duration::from_millis(100), mark_after_ns: 20_000_000 }
+    }
+}
+
+const HOUSEKEEPING_NS: u64 = 10_000_000;
+/// A connection is handed over when this shard has so many more than the least loaded one.
+const SKEW_MAX: u32 = 4;
+
+/// One shard over its driver.
+pub struct Shard<D: Driver> {
+    pub(crate) core: Core<D::Socket>,
+    pub(crate) driver: D,
+    mailbox: Mailbox<Box<Parcel<D::Socket>>>,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) recovery_reads: u64,
+    pub(crate) recovery_done: Vec<(u64, Buffer, std::io::Result<usize>)>,
+    events: Vec<Event<D::Socket, D::Received>>,
+    pace: Pace,
+    last_work_ns: u64,
+    housekeeping_ns: u64,
+    stopping: bool,
+}
+
+impl<D: Driver> Shard<D> {
+    pub fn new(core: Core<D::Socket>, driver: D, mailbox: Mailbox<Box<Parcel<D::Socket>>>, checkpointer: Checkpointer, pace: Pace) -> Shard<D> {
+        Shard {
+            core,
+            driver,
+            mailbox,
+            checkpointer,
+            recovery_reads: 0,
+            recovery_done: Vec::new(),
+            events: Vec::with_capacity(256),
+            pace,
+            last_work_ns: 0,
+            housekeeping_ns: 0,
+            stopping: false,
+        }
+    }
+
+    /// Recovered: take writes from now on.
+    pub fn start(&mut self) {
+        self.core.state = State::Ready;
+        self.core.shared.ready[self.core.id].store(1, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Damaged: refuse everything with the reason, let the others go on.
+    pub fn stop_with(&mut self, why: String) {
+        tracing::error!(shard = self.core.id, "stopped: {why}");
+        self.core.state = State::Stopped(why);
+    }
+
+    /// One turn. Returns false when a drain is complete.
+    pub fn turn(&mut self) -> bool {
+        self.wait();
+        self.core.now = self.driver.now();
+        self.core.partition.log.advance_time(self.core.now.wall_us);
+        let mut events = std::mem::take(&mut self.events);
+        let busy = !events.is_empty();
+        for event in events.drain(..) {
+            self.event(event);
+        }
+        self.events = events;
+        let mail = self.take_mail();
+        if busy || mail {
+            self.last_work_ns = self.core.now.monotonic_ns;
+        }
+        self.core.work_answers();
+        self.retry_stalled();
+        self.flush();
+        self.housekeeping();
+        self.core.metrics.turn();
+        !(self.stopping && self.is_drained())
+    }
+
+    /// Poll; with nothing to do, spin for a while, then sleep.
+    fn wait(&mut self) {
+        self.poll(Patience::None);
+        if !self.events.is_empty() || self.mailbox.waiting() > 0 || self.has_work() {
+            return;
+        }
+        let spin = self.pace.spin;
+        if !spin.is_zero() {
+            let started = self.driver.now().monotonic_ns;
+            let mut looks = 0u32;
+            loop {
+                self.poll(Patience::None);
+                if !self.events.is_empty() || self.mailbox.waiting() > 0 {
+                    return;
+                }
+                looks += 1;
+                if looks.is_multiple_of(4) {
+                    // The kernel may finish a durable write in a worker bound to this very core: a spin that never
+                    // yields makes that write wait for the scheduler's tick.
+                    std::thread::yield_now();
+                    if self.driver.now().monotonic_ns - started >= spin.as_nanos() as u64 {
+                        break;
+                    }
+                }
+            }
+        }
+        if self.mailbox.prepare_sleep() {
+            let sleep = if self.stopping { Duration::from_millis(1) } else { self.pace.sleep.min(self.core.next_deadline()) };
+            self.poll(Patience::Sleep(sleep));
+            self.mailbox.awake();
+        }
+    }
+
+    fn poll(&mut self, patience: Patience) {
+        if let Err(error) = self.driver.poll(patience, &mut self.events) {
+            // Without its ring a shard can neither ack nor answer: end the process, loudly, rather than hang its clients.
+            panic!("shard {}: the ring failed and cannot be used any more: {error}", self.core.id);
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.core.has_inbound() && !self.core.partition.log.is_dirty()
+    }
+
+    /// Handle one event.
+    pub(crate) fn event(&mut self, event: Event<D::Socket, D::Received>) {
+        match event {
+            Event::Accepted { door, socket } => self.accepted(door, socket),
+            Event::Received { conn, data } => {
+                self.core.input(conn, self.driver.received(&data));
+                self.driver.recycle(data);
+            }
+            Event::RecvClosed { conn } => {
+                if let Some(c) = self.core.conns.get_mut(conn) {
+                    c.ended = true;
+                    self.core.touch(conn);
+                }
+            }
+            Event::RecvPaused { conn } => {
+                if let Some(c) = self.core.conns.get_mut(conn) {
+                    c.paused = true;
+                    self.core.touch(conn);
+                }
+            }
+            Event::Sent { conn, data, result } => self.sent(conn, data, result.is_ok()),
+            Event::Written { token, result } => match Token::kind(token) {
+                Kind::LogWrite(batch) => {
+                    let now_ns = self.driver.now().monotonic_ns;
+                    if let Some(done) = self.core.partition.log.written(batch, result, now_ns) {
+                        self.core.metrics.batch(&done);
+                        if done.durable_lsn.is_some() {
+                            self.core.durable_moved();
+                        }
+                    }
+                }
+                Kind::Checkpoint(_) => self.checkpointer.written(result),
+                other => unreachable!("a write completed as {other:?}"),
+            },
+            Event::Read { token, buffer, result } => match Token::kind(token) {
+                Kind::Read(index) => self.core.read_done(index, &buffer, result),
+                // A read that an abandoned recovery had started.
+                Kind::Recovery(sequence) => self.recovery_done.push((sequence, buffer, result)),
+                other => unreachable!("a read completed as {other:?}"),
+            },
+            Event::Synced { result, .. } => self.checkpointer.synced(result),
+            Event::SegmentReady { result, .. } => {
+                let now_ns = self.core.now.monotonic_ns;
+                self.core.partition.log.segment_ready(result, now_ns);
+            }
+        }
+    }
+
+    fn accepted(&mut self, door: Door, socket: D::Socket) {
+        if self.stopping {
+            return;
+        }
+        let id = self.core.id;
+        let target = if door == Door::NativeShard { id } else { self.core.least_loaded(SKEW_MAX) };
+        self.core.metrics.accepted(target != id);
+        if target == id {
+            self.serve_socket(door, socket);
+        } else {
+            self.core.shared.load[target].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.core.outbound[target].items.push(Item::Socket { door, socket });
+        }
+    }
+
+    fn serve_socket(&mut self, door: Door, socket: D::Socket) {
+        self.core.shared.load[self.core.id].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.adopt(door, socket);
+    }
+
+    fn adopt(&mut self, door: Door, socket: D::Socket) {
+        let full = self.core.conns.len() >= self.core.shared.bounds.connections_max as usize;
+        let authorised = self.core.shared.token.is_none();
+        let conn = self.driver.adopt(socket);
+        let mut connection = Connection::new(conn, door, authorised, self.core.now.monotonic_ns);
+        if full {
+            self.core.refuse_connection(&mut connection);
+        }
+        self.core.conns.insert(connection);
+        self.core.touch(conn);
+    }
+
+    fn sent(&mut self, id: ConnId, data: Vec<u8>, ok: bool) {
+        let now_ns = self.core.now.monotonic_ns;
+        let Some(conn) = self.core.conns.get_mut(id) else { return };
+        conn.out.sent(data);
+        conn.progress_ns = now_ns;
+        if ok {
+            self.core.touch(id);
+        } else {
+            self.close(id);
+        }
+    }
+
+    fn close(&mut self, id: ConnId) {
+        if self.core.conns.remove(id).is_some() {
+            self.core.shared.load[self.core.id].fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            self.driver.close(id);
+        }
+    }
+
+    fn take_mail(&mut self) -> bool {
+        let mut parcels = Vec::new();
+        self.mailbox.drain(|from, parcel| parcels.push((from, parcel)));
+        let any = !parcels.is_empty();
+        for (from, parcel) in parcels {
+            let mut sockets = Vec::new();
+            self.core.mail(from, parcel, |door, socket| sockets.push((door, socket)));
+            for (door, socket) in sockets {
+                // Its sender has counted it here already.
+                self.adopt(door, socket);
+            }
+        }
+        if !any {
+            self.core.work_inbound();
+        }
+        any
+    }
+
+    /// Connections whose append had to wait, now that buffers may be free.
+    fn retry_stalled(&mut self) {
+        if self.core.stalled.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.core.stalled) {
+            self.core.retry(id);
+        }
+    }
+
+    /// Hand everything that was decided to the driver.
+    pub(crate) fn flush(&mut self) {
+        self.core.work_answers();
+        let now_ns = self.core.now.monotonic_ns;
+        self.core.partition.log.pump(&mut self.driver, now_ns);
+        self.core.reads.pump(&mut self.driver);
+        self.flush_connections();
+        self.send_mail();
+        self.core.flush_latencies();
+    }
+
+    fn flush_connections(&mut self) {
+        let mut touched = std::mem::take(&mut self.core.touched);
+        for id in touched.drain(..) {
+            self.flush_connection(id);
+        }
+        // Retried requests may have touched connections again: they have their turn now, not a sleep later.
+        for id in std::mem::replace(&mut self.core.touched, touched) {
+            self.flush_connection(id);
+        }
+    }
+
+    fn flush_connection(&mut self, id: ConnId) {
+        let (unparsed_max, unsent_max) = (self.core.shared.bounds.unparsed_bytes_max, self.core.shared.bounds.unsent_bytes_max);
+        let Some(conn) = self.core.conns.get_mut(id) else { return };
+        conn.listed_touched = false;
+        if let Some(bytes) = conn.out.take() {
+            conn.progress_ns = self.core.now.monotonic_ns;
+            self.driver.send(id, bytes);
+        }
+        let said = conn.out.is_idle() && conn.jobs == 0;
+        if (conn.closing && said) || (conn.ended && said && !conn.stalled) {
+            return self.close(id);
+        }
+        if conn.ended {
+            return;
+        }
+        let crowded = conn.input.len() > unparsed_max || conn.out.bytes() > 2 * unsent_max;
+        if crowded && !conn.paused && !conn.pausing {
+            conn.pausing = true;
+            self.driver.pause(id);
+        } else if conn.paused && !crowded {
+            (conn.paused, conn.pausing) = (false, false);
+            self.driver.resume(id);
+        }
+        if !conn.input.is_empty() && !conn.stalled && !conn.closing && conn.input.len() >= conn.needed {
+            self.core.parse_on(id);
+        }
+    }
+
+    fn send_mail(&mut self) {
+        for shard in 0..self.core.outbound.len() {
+            if self.core.outbound[shard].items.is_empty() {
+                continue;
+            }
+            let parcel = Box::new(std::mem::take(&mut self.core.outbound[shard]));
+            if let Err(parcel) = self.mailbox.send(shard, parcel) {
+                // The other shard is behind: the parcel stays and grows until it has caught up; jobs are bounded.
+                self.core.outbound[shard] = *parcel;
+            }
+        }
+        let driver = &mut self.driver;
+        self.mailbox.wakes(|shard| driver.wake(shard));
+    }
+
+    fn housekeeping(&mut self) {
+        let now_ns = self.core.now.monotonic_ns;
+        if now_ns - self.housekeeping_ns < HOUSEKEEPING_NS {
+            return;
+        }
+        self.housekeeping_ns = now_ns;
+        self.core.mailbox_depth = self.mailbox.depth_total() as u64;
+        self.core.wake_scans();
+        for id in self.core.slow_clients() {
+            self.core.metrics.slow_client();
+            tracing::info!(shard = self.core.id, "dropped a client that took no bytes for too long");
+            self.close(id);
+        }
+        if self.core.state != State::Ready {
+            return;
+        }
+        if now_ns - self.last_work_ns > self.pace.mark_after_ns && self.core.partition.log.mark_idle() {
+            self.core.partition.log.pump(&mut self.driver, now_ns);
+        }
+        self.checkpointer.step(&mut self.core.partition, &mut self.driver, now_ns, false);
+    }
+
+    /// Begin to drain: stop accepting; when everything acked is out and a last checkpoint is written, `turn` returns false.
+    pub fn drain(&mut self) {
+        if !self.stopping {
+            self.stopping = true;
+            self.core.draining = true;
+            self.driver.stop_accepting();
+        }
+    }
+
+    fn is_drained(&mut self) -> bool {
+        if self.core.partition.log.is_dirty() && self.core.partition.log.failed().is_none() {
+            return false;
+        }
+        if self.core.conns.iter_mut().any(|c| c.out.has_unsent()) && !self.drain_is_late() {
+            return false;
+        }
+        if self.core.state != State::Ready {
+            return true;
+        }
+        let now_ns = self.core.now.monotonic_ns;
+        self.checkpointer.step(&mut self.core.partition, &mut self.driver, now_ns, true);
+        self.checkpointer.is_current(&self.core.partition) || self.checkpointer.failed()
+    }
+
+    /// Clients that do not take their last replies do not hold up the drain for long.
+    fn drain_is_late(&mut self) -> bool {
+        let now_ns = self.core.now.monotonic_ns;
+        let since = *self.core.drain_since_ns.get_or_insert(now_ns);
+        now_ns - since > 2_000_000_000
+    }
+
+    pub fn durable_lsn(&self) -> u64 {
+        self.core.partition.log.durable_lsn()
+    }
+}
