@@ -504,3 +504,34 @@ fn replies_that_lie_are_errors_and_cut_ones_are_not_whole() {
     lying[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(parse_reply(&lying).is_err());
 }
+
+#[test]
+fn records_at_their_bounds_are_taken_and_one_beyond_is_not() {
+    for (key_bytes, payload_bytes, expected) in [
+        (1, 0, "34 7 Append"),
+        (1024, 2048, "3105 7 Append"),
+        (1025, 2048, "refused too_large: record 1 of 1: key has 1025"),
+        (
+            1024,
+            2049,
+            "refused too_large: record 1 of 1: payload has 2049",
+        ),
+    ] {
+        let (key, payload) = (vec![b'k'; key_bytes], vec![b'p'; payload_bytes]);
+        let record = AppendRecord {
+            key: &key,
+            payload: &payload,
+            content_type: ContentType::OCTET_STREAM,
+            tombstone: false,
+            condition: Condition::None,
+        };
+        let mut out = Vec::new();
+        let mut builder = AppendBuilder::begin(&mut out, 7, b"s", Durability::Durable, false, None);
+        builder.record(&record);
+        builder.finish();
+        let found = shown(&out);
+        assert!(found.starts_with(expected), "{found:.80}");
+        let refused = record.check(LIMITS.payload_bytes_max).is_err();
+        assert_eq!(refused, expected.starts_with("refused"));
+    }
+}
