@@ -170,11 +170,11 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "  throughput  {}records/s   {}requests/s   out {}B/s   in {}B/s   over {:.1} s",
-            spaced(self.records_per_second),
-            spaced(self.requests_per_second),
-            spaced(self.sent_bytes_per_second),
-            spaced(self.received_bytes_per_second),
+            "  throughput  {} records/s   {} requests/s   {} bytes/s out   {} bytes/s in   over {:.1} s",
+            human(self.records_per_second),
+            human(self.requests_per_second),
+            human(self.sent_bytes_per_second),
+            human(self.received_bytes_per_second),
             self.seconds,
         )?;
         writeln!(f, "  latency     {}", line(&self.latency))?;
@@ -232,14 +232,4 @@ fn line(latency: &Latency) -> String {
         human_us(latency.p999_us),
         human_us(latency.max_us)
     )
-}
-
-/// A number with its unit's letter right before the unit.
-fn spaced(number: f64) -> String {
-    let text = human(number);
-    if text.contains(' ') {
-        text
-    } else {
-        format!("{text} ")
-    }
 }

@@ -99,10 +99,11 @@ fn serve(mut stream: TcpStream, faults: Faults, store: Arc<Mutex<Store>>) {
         input.drain(..read);
         if let Some((after, length)) = faults.stall {
             let first = store.lock().unwrap().first_append;
-            if let Some(since) = first.map(|first| first.elapsed()) {
-                if since >= after && since < after + length {
-                    thread::sleep(after + length - since);
-                }
+            if let Some(since) = first.map(|first| first.elapsed())
+                && since >= after
+                && since < after + length
+            {
+                thread::sleep(after + length - since);
             }
         }
         if stream.write_all(&out).is_err() {

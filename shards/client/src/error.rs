@@ -23,9 +23,9 @@ pub enum Error {
         detail: String,
     },
     /// The network or the operating system.
-    #[error("{doing} {address}: {source}")]
+    #[error("cannot {doing} {address}: {source}")]
     Io {
-        /// What the client was doing, as a verb: `connect to`, `write to`, `read from`.
+        /// What the client was doing: `connect to`, `write to`, `read from`, `get an answer from`.
         doing: &'static str,
         /// The other end.
         address: String,

@@ -1,0 +1,708 @@
+//! The client: routes records to shards, keeps appends in flight, hands out acks.
+//!
+//! Every append goes out as one frame per log, also where a single connection carries them all, because sequences are counted per
+//! log. Nothing is read in the background: answers are taken off the sockets by the calls that wait for them.
+//!
+//! Invariants: a ticket ends exactly once, with an ack or an error; frames of one log go out in the order of their sequences, also
+//! after a reconnect.
+
+use std::collections::{HashMap, VecDeque};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use wire::native::{AppendBuilder, AppendPart, Producer};
+use wire::slot::{SLOTS, slot_of};
+use wire::{AppendRecord, Durability, Topology};
+
+use crate::connection::{Answer, Connection};
+use crate::error::{Error, Result, code_is_retryable};
+use crate::lane::{Lane, Pending, Settlement};
+use crate::options::ConnectOptions;
+use crate::protocol::Window;
+
+/// Answers of a producer that a log remembers, at least: more may not be in flight, or a repeat could not be told from news.
+const PRODUCER_WINDOW_MAX: usize = 128;
+/// How long a shard's own port may take before the shared port serves for it.
+const SHARD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of keys and payloads in one append; servers take less.
+const APPEND_BYTES_MAX: usize = 1 << 30;
+/// Set in the ids of requests that one call waits for, clear in those of appends.
+const CALL_BIT: u64 = 1 << 63;
+
+/// An append on its way, see [`Client::send_append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// What the server said to an append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Where the records went: per log how many, and their first lsn. Records of one append in one log have consecutive lsns in the
+    /// order they were given.
+    pub parts: Vec<AppendPart>,
+    /// The version of each record, in the order they were given; empty unless the options want versions.
+    pub versions: Vec<u32>,
+    /// The weakest of what the logs promised.
+    pub durability: Durability,
+}
+
+/// A connection to a pinion server, or one to each of its shards.
+pub struct Client {
+    options: ConnectOptions,
+    topology: Topology,
+    /// The first one is to the address that was given.
+    links: Vec<Link>,
+    lanes: Vec<Lane>,
+    /// Lane of each slot.
+    lane_of_slot: Vec<u16>,
+    open: HashMap<u64, Open>,
+    ready: VecDeque<(Ticket, Result<Ack>)>,
+    next_ticket: u64,
+    next_call: u64,
+}
+
+struct Link {
+    address: String,
+    connection: Option<Connection>,
+    /// What is in flight: the lane of each.
+    window: Window<usize>,
+}
+
+/// An append of the caller that is not answered by all of its logs.
+struct Open {
+    records: usize,
+    parts_left: usize,
+    ack: Ack,
+    error: Option<Error>,
+}
+
+/// One log's answer to its part of an append.
+struct Part {
+    positions: Vec<u32>,
+    durability: Durability,
+    parts: Vec<AppendPart>,
+    versions: Vec<u32>,
+}
+
+impl Client {
+    /// Connects to `address` (`host:port` of the native protocol) and, unless the options say otherwise, to every shard that the
+    /// topology names. Shards whose own port cannot be reached are served over the shared one.
+    ///
+    /// Errors: [`Error::Io`] when nobody is there, [`Error::Refused`] for a wrong token.
+    pub fn connect(address: &str, options: ConnectOptions) -> Result<Client> {
+        let mut window = options.window.max(1);
+        if options.producer_id.is_some() {
+            window = window.min(PRODUCER_WINDOW_MAX);
+        }
+        let (connection, topology) = Connection::open(address, &options, options.timeout)?;
+        if topology.shards.is_empty() {
+            return Err(Error::broken(address, "its topology has no shards"));
+        }
+        let shared = Link {
+            address: address.to_owned(),
+            connection: Some(connection),
+            window: Window::new(window),
+        };
+        let mut links = vec![shared];
+        let mut lanes = Vec::new();
+        let mut lane_of_slot = vec![0; usize::from(SLOTS)];
+        for (lane, route) in (0..).zip(&topology.shards) {
+            let mut link = 0;
+            if options.shard_aware {
+                let own = format!(
+                    "{}:{}",
+                    reachable_host(&route.address, address),
+                    route.native_port
+                );
+                let timeout = options.timeout.min(SHARD_CONNECT_TIMEOUT);
+                if let Ok((connection, _)) = Connection::open(&own, &options, timeout) {
+                    link = links.len();
+                    links.push(Link {
+                        address: own,
+                        connection: Some(connection),
+                        window: Window::new(window),
+                    });
+                }
+            }
+            let continued = options.sequences.iter().find(|(log, _)| *log == route.log);
+            lanes.push(Lane::new(
+                route.log,
+                link,
+                continued.map_or(1, |(_, next)| *next),
+            ));
+            let last = route.slot_last.min(SLOTS - 1);
+            for slot in route.slot_first..=last {
+                lane_of_slot[usize::from(slot)] = lane;
+            }
+        }
+        Ok(Client {
+            options,
+            topology,
+            links,
+            lanes,
+            lane_of_slot,
+            open: HashMap::new(),
+            ready: VecDeque::new(),
+            next_ticket: 1,
+            next_call: 0,
+        })
+    }
+
+    /// Slots, shards and ports as the server told them at connect.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Connections to shards' own ports; the rest of the shards is served over the shared port.
+    pub fn shard_connections(&self) -> usize {
+        self.links.len() - 1
+    }
+
+    /// The next sequence of each log, for [`ConnectOptions::sequences`] of a later run with the same producer id. Meaningful when
+    /// every append was answered.
+    pub fn sequences(&self) -> Vec<(u32, u64)> {
+        self.lanes
+            .iter()
+            .map(|lane| (lane.log, lane.next_sequence))
+            .collect()
+    }
+
+    /// Appends `records` to `stream` and waits for the ack. Records of one shard are stored all or none; records of several shards
+    /// are not tied together.
+    ///
+    /// Errors: [`Error::Refused`] when a shard refused its part (others may have stored theirs), [`Error::Lost`] when the
+    /// connection ended first and there is no producer id, [`Error::Usage`] for what cannot be sent.
+    pub fn append(&mut self, stream: &str, records: &[AppendRecord<'_>]) -> Result<Ack> {
+        let ticket = self.send_append(stream, records)?;
+        self.wait(ticket)
+    }
+
+    /// Sends an append and returns at once, unless the window of a connection is full: then it first waits for answers, which
+    /// [`recv`](Self::recv), [`poll`](Self::poll) or [`wait`](Self::wait) hand out later.
+    ///
+    /// Errors: [`Error::Usage`] for what cannot be sent; everything else is the ticket's.
+    pub fn send_append(&mut self, stream: &str, records: &[AppendRecord<'_>]) -> Result<Ticket> {
+        check(stream, records)?;
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let split = self.split(records);
+        let ack = Ack {
+            parts: Vec::new(),
+            versions: Vec::new(),
+            durability: Durability::Durable,
+        };
+        self.open.insert(
+            ticket,
+            Open {
+                records: records.len(),
+                parts_left: split.len(),
+                ack,
+                error: None,
+            },
+        );
+        for (lane, positions) in split {
+            if let Err(error) = self.send_part(lane, ticket, stream, records, positions) {
+                self.end_part(ticket, Err(error));
+            }
+        }
+        Ok(Ticket(ticket))
+    }
+
+    /// The next answered append in the order of answers, waiting for one. None: nothing is in flight.
+    pub fn recv(&mut self) -> Option<(Ticket, Result<Ack>)> {
+        while self.ready.is_empty() {
+            let oldest = self
+                .lanes
+                .iter()
+                .filter_map(|lane| Some((lane.pending.front()?.ticket, lane.link)))
+                .min();
+            self.pump(oldest?.1);
+        }
+        self.ready.pop_front()
+    }
+
+    /// The next answered append that has arrived. It waits only where a connection has to be made again.
+    pub fn poll(&mut self) -> Option<(Ticket, Result<Ack>)> {
+        for link in 0..self.links.len() {
+            if self.oldest_on(link).is_some() && self.ensure_connected(link).is_err() {
+                continue;
+            }
+            while self.ready.is_empty() {
+                let Some(connection) = self.links[link].connection.as_mut() else {
+                    break;
+                };
+                match connection.next_available() {
+                    Ok(Some((id, answer))) => self.dispatch(link, id, answer),
+                    Ok(None) => break,
+                    Err(_) => self.disconnect(link),
+                }
+            }
+        }
+        self.ready.pop_front()
+    }
+
+    /// Waits for this append's answer. Answers of others stay for [`recv`](Self::recv).
+    ///
+    /// Errors: those of the append; [`Error::Usage`] for a ticket that was already handed out.
+    pub fn wait(&mut self, ticket: Ticket) -> Result<Ack> {
+        loop {
+            let ready = self.ready.iter().position(|(ready, _)| *ready == ticket);
+            if let Some((_, result)) = ready.and_then(|index| self.ready.remove(index)) {
+                return result;
+            }
+            let waits = |lane: &&Lane| {
+                lane.pending
+                    .iter()
+                    .any(|pending| pending.ticket == ticket.0)
+            };
+            let Some(link) = self.lanes.iter().find(waits).map(|lane| lane.link) else {
+                return Err(Error::Usage(format!(
+                    "append {} was answered before",
+                    ticket.0
+                )));
+            };
+            self.pump(link);
+        }
+    }
+
+    /// Appends that have no answer yet.
+    pub fn in_flight(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Sends a request and waits for its answer, `extra` longer than for others; sent again once if the connection ends.
+    pub(crate) fn call(
+        &mut self,
+        link: usize,
+        extra: Duration,
+        encode: impl Fn(&mut Vec<u8>, u64),
+    ) -> Result<Answer> {
+        let deadline = Instant::now() + self.options.timeout + extra;
+        let mut again = true;
+        loop {
+            match self.call_once(link, deadline, &encode) {
+                Err(error @ (Error::Io { .. } | Error::Lost { .. })) => {
+                    self.disconnect(link);
+                    if !again || Instant::now() >= deadline {
+                        return Err(error);
+                    }
+                    again = false;
+                }
+                Err(error) => {
+                    self.disconnect(link);
+                    return Err(error);
+                }
+                Ok(answer) => return Ok(answer),
+            }
+        }
+    }
+
+    fn call_once(
+        &mut self,
+        link: usize,
+        deadline: Instant,
+        encode: impl Fn(&mut Vec<u8>, u64),
+    ) -> Result<Answer> {
+        self.ensure_connected(link)?;
+        self.next_call += 1;
+        let called = CALL_BIT | self.next_call;
+        let lost = |link: &Link| Error::Lost {
+            address: link.address.clone(),
+        };
+        let Some(connection) = self.links[link].connection.as_mut() else {
+            return Err(lost(&self.links[link]));
+        };
+        encode(connection.writer(), called);
+        connection.flush()?;
+        loop {
+            // Dispatching another answer may have ended the connection.
+            let Some(connection) = self.links[link].connection.as_mut() else {
+                return Err(lost(&self.links[link]));
+            };
+            match connection.next_until(deadline)? {
+                Some((id, answer)) if id == called => return Ok(answer),
+                Some((id, answer)) => self.dispatch(link, id, answer),
+                None => return Err(timed_out(&self.links[link].address)),
+            }
+        }
+    }
+
+    pub(crate) fn address_of(&self, link: usize) -> &str {
+        &self.links[link].address
+    }
+
+    /// The connection that serves `key`.
+    pub(crate) fn link_of_key(&self, key: &[u8]) -> usize {
+        self.lanes[self.lane_of_key(key)].link
+    }
+
+    fn lane_of_key(&self, key: &[u8]) -> usize {
+        usize::from(self.lane_of_slot[usize::from(slot_of(key))])
+    }
+
+    /// Which lanes get which records; no positions: all of them.
+    fn split(&self, records: &[AppendRecord<'_>]) -> Vec<(usize, Vec<u32>)> {
+        if self.lanes.len() == 1 {
+            return vec![(0, Vec::new())];
+        }
+        let mut positions: Vec<Vec<u32>> = vec![Vec::new(); self.lanes.len()];
+        for (position, record) in (0..).zip(records) {
+            positions[self.lane_of_key(record.key)].push(position);
+        }
+        let mut split: Vec<_> = positions
+            .into_iter()
+            .enumerate()
+            .filter(|(_, own)| !own.is_empty())
+            .collect();
+        if let [(_, whole)] = split.as_mut_slice() {
+            whole.clear();
+        }
+        split
+    }
+
+    fn send_part(
+        &mut self,
+        lane: usize,
+        ticket: u64,
+        stream: &str,
+        records: &[AppendRecord<'_>],
+        positions: Vec<u32>,
+    ) -> Result<()> {
+        let link = self.lanes[lane].link;
+        // What follows a refused append waits until its sequence is settled.
+        while self.links[link].window.room() == 0
+            || self.lanes[lane].pending.iter().any(|p| p.refused.is_some())
+        {
+            self.pump(link);
+        }
+        self.ensure_connected(link)?;
+        if self.lanes[lane].stuck {
+            let log = self.lanes[lane].log;
+            return Err(Error::Usage(format!(
+                "an earlier append to log {log} ended without an answer, so this producer's sequence there is unknown: \
+                 connect again with a new producer id"
+            )));
+        }
+        let Client {
+            links,
+            lanes,
+            options,
+            ..
+        } = self;
+        let (link_state, lane_state) = (&mut links[link], &mut lanes[lane]);
+        let id = link_state.window.claim(lane).expect("there is room");
+        let producer = options.producer_id.map(|id| Producer {
+            id,
+            sequence: lane_state.next_sequence,
+        });
+        let sequence = producer.map_or(0, |producer| producer.sequence);
+        let connection = link_state.connection.as_mut().expect("just connected");
+        let out = connection.writer();
+        let start = out.len();
+        let (durability, versions) = (options.durability, options.want_versions);
+        let mut frame =
+            AppendBuilder::begin(out, id, stream.as_bytes(), durability, versions, producer);
+        if positions.is_empty() {
+            records.iter().for_each(|record| frame.record(record));
+        } else {
+            positions
+                .iter()
+                .for_each(|&position| frame.record(&records[position as usize]));
+        }
+        frame.finish();
+        let copy = if producer.is_some() {
+            out[start..].to_vec()
+        } else {
+            Vec::new()
+        };
+        lane_state.next_sequence += u64::from(producer.is_some());
+        lane_state.pending.push_back(Pending {
+            id,
+            ticket,
+            positions,
+            sequence,
+            frame: copy,
+            since: Instant::now(),
+            refused: None,
+        });
+        if connection.flush().is_err() {
+            self.disconnect(link);
+        }
+        Ok(())
+    }
+
+    /// Waits for one answer on a connection, making it again if need be. Afterwards at least one append is answered, or refused,
+    /// or was sent again.
+    fn pump(&mut self, link: usize) {
+        if self.ensure_connected(link).is_err() {
+            return;
+        }
+        let deadline = self.oldest_on(link).unwrap_or_else(Instant::now) + self.options.timeout;
+        let Some(connection) = self.links[link].connection.as_mut() else {
+            return;
+        };
+        match connection.next_until(deadline) {
+            Ok(Some((id, answer))) => self.dispatch(link, id, answer),
+            Ok(None) => self.fail(link, timed_out),
+            Err(_) => self.disconnect(link),
+        }
+    }
+
+    fn dispatch(&mut self, link: usize, id: u64, answer: Answer) {
+        let Some(&mut lane) = self.links[link].window.get_mut(id) else {
+            // Nobody asked: the stream cannot be trusted.
+            return self.disconnect(link);
+        };
+        match answer {
+            Answer::Appended {
+                durability,
+                parts,
+                versions,
+            } => {
+                self.links[link].window.release(id);
+                if let Some(Pending {
+                    ticket, positions, ..
+                }) = self.lanes[lane].take(id)
+                {
+                    self.end_part(
+                        ticket,
+                        Ok(Part {
+                            positions,
+                            durability,
+                            parts,
+                            versions,
+                        }),
+                    );
+                }
+                if self.lanes[lane].needs_settling() {
+                    self.settle(lane);
+                }
+            }
+            Answer::Refused(refusal) if self.options.producer_id.is_some() => {
+                if self.lanes[lane].refuse(id, refusal) {
+                    self.settle(lane);
+                }
+            }
+            Answer::Refused(refusal) => {
+                self.links[link].window.release(id);
+                if let Some(pending) = self.lanes[lane].take(id) {
+                    self.end_part(pending.ticket, Err(Error::Refused(refusal)));
+                }
+            }
+            Answer::Record(_) | Answer::Page { .. } | Answer::Bytes(_) => self.disconnect(link),
+        }
+    }
+
+    /// Every append of the lane is answered, and those that are left were refused.
+    fn settle(&mut self, lane: usize) {
+        let link = self.lanes[lane].link;
+        let since = self.lanes[lane]
+            .pending
+            .front()
+            .map(|pending| pending.since.elapsed());
+        let left = since
+            .and_then(|since| self.options.timeout.checked_sub(since))
+            .unwrap_or_default();
+        match self.lanes[lane].settle(!left.is_zero()) {
+            Some(Settlement::Again { wait_ms }) => {
+                sleep(Duration::from_millis(wait_ms.into()).min(left));
+                self.send_again(lane);
+            }
+            Some(Settlement::GaveUp(pending, refusal)) => {
+                self.links[link].window.release(pending.id);
+                self.end_part(pending.ticket, Err(Error::Refused(refusal)));
+                if self.lanes[lane].stuck {
+                    for pending in std::mem::take(&mut self.lanes[lane].pending) {
+                        self.links[link].window.release(pending.id);
+                        let error = pending
+                            .refused
+                            .map_or_else(|| timed_out(&self.links[link].address), Error::Refused);
+                        self.end_part(pending.ticket, Err(error));
+                    }
+                }
+                self.send_again(lane);
+            }
+            None => {}
+        }
+    }
+
+    /// Sends what is pending on a lane in order; on a connection that is gone, making it again does.
+    fn send_again(&mut self, lane: usize) {
+        let Lane {
+            link, ref pending, ..
+        } = self.lanes[lane];
+        let Some(connection) = self.links[link].connection.as_mut() else {
+            return;
+        };
+        for pending in pending {
+            connection.writer().extend_from_slice(&pending.frame);
+        }
+        if connection.flush().is_err() {
+            self.disconnect(link);
+        }
+    }
+
+    /// The connection is gone. A producer's appends stay, to be sent again; others' fate is unknown.
+    fn disconnect(&mut self, link: usize) {
+        if self.options.producer_id.is_none() {
+            return self.fail(link, |address| Error::Lost {
+                address: address.to_owned(),
+            });
+        }
+        self.links[link].connection = None;
+        for lane in self.lanes.iter_mut().filter(|lane| lane.link == link) {
+            lane.pending
+                .iter_mut()
+                .for_each(|pending| pending.refused = None);
+        }
+    }
+
+    /// Ends everything that is in flight on a connection.
+    fn fail(&mut self, link: usize, error: impl Fn(&str) -> Error) {
+        self.links[link].connection = None;
+        let address = self.links[link].address.clone();
+        let numbered = self.options.producer_id.is_some();
+        for lane in 0..self.lanes.len() {
+            if self.lanes[lane].link != link {
+                continue;
+            }
+            for pending in std::mem::take(&mut self.lanes[lane].pending) {
+                self.lanes[lane].stuck |= numbered;
+                self.links[link].window.release(pending.id);
+                self.end_part(pending.ticket, Err(error(&address)));
+            }
+        }
+    }
+
+    /// When the oldest append in flight on a connection was first sent.
+    fn oldest_on(&self, link: usize) -> Option<Instant> {
+        let lanes = self.lanes.iter().filter(|lane| lane.link == link);
+        lanes
+            .filter_map(|lane| lane.pending.front())
+            .map(|pending| pending.since)
+            .min()
+    }
+
+    /// Makes a connection again if it is gone, and sends again what was in flight on it. Tries until the oldest append in flight
+    /// has waited for the timeout; then everything in flight ends with the error that is returned.
+    fn ensure_connected(&mut self, link: usize) -> Result<()> {
+        if self.links[link].connection.is_some() {
+            return Ok(());
+        }
+        let deadline = self.oldest_on(link).unwrap_or_else(Instant::now) + self.options.timeout;
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(1));
+            let opened = Connection::open(&self.links[link].address, &self.options, left);
+            let error = match opened {
+                Ok((connection, _)) => {
+                    self.links[link].connection = Some(connection);
+                    for lane in 0..self.lanes.len() {
+                        if self.lanes[lane].link == link {
+                            self.send_again(lane);
+                        }
+                    }
+                    if self.links[link].connection.is_some() {
+                        return Ok(());
+                    }
+                    Error::Lost {
+                        address: self.links[link].address.clone(),
+                    }
+                }
+                Err(error) => error,
+            };
+            let hopeless =
+                matches!(&error, Error::Refused(refusal) if !code_is_retryable(refusal.code));
+            if hopeless || Instant::now() + pause >= deadline {
+                self.fail(link, |address| Error::Lost {
+                    address: address.to_owned(),
+                });
+                return Err(error);
+            }
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    /// One log's part of an append has ended.
+    fn end_part(&mut self, ticket: u64, part: Result<Part>) {
+        let Some(open) = self.open.get_mut(&ticket) else {
+            return;
+        };
+        match part {
+            Ok(part) => {
+                if part.durability == Durability::Buffered {
+                    open.ack.durability = Durability::Buffered;
+                }
+                open.ack.parts.extend(part.parts);
+                if part.positions.is_empty() {
+                    open.ack.versions = part.versions;
+                } else if part.versions.len() == part.positions.len() {
+                    open.ack.versions.resize(open.records, 0);
+                    for (position, version) in part.positions.into_iter().zip(part.versions) {
+                        open.ack.versions[position as usize] = version;
+                    }
+                }
+            }
+            Err(error) => {
+                open.error.get_or_insert(error);
+            }
+        }
+        open.parts_left -= 1;
+        if open.parts_left > 0 {
+            return;
+        }
+        let Some(Open { mut ack, error, .. }) = self.open.remove(&ticket) else {
+            return;
+        };
+        ack.parts.sort_by_key(|part| part.log);
+        self.ready
+            .push_back((Ticket(ticket), error.map_or(Ok(ack), Err)));
+    }
+}
+
+/// Refuses what the server would refuse, before anything is sent.
+fn check(stream: &str, records: &[AppendRecord<'_>]) -> Result<()> {
+    if !wire::stream_name_is_valid(stream.as_bytes()) {
+        return Err(Error::Usage(format!(
+            "stream name {stream:?}: use 1 to 128 of A-Z a-z 0-9 . _ : -"
+        )));
+    }
+    if records.is_empty() {
+        return Err(Error::Usage(
+            "an append needs at least one record".to_owned(),
+        ));
+    }
+    let mut bytes = 0;
+    for record in records {
+        record
+            .check(u32::MAX)
+            .map_err(|refusal| Error::Usage(refusal.message))?;
+        bytes += record.key.len() + record.payload.len();
+    }
+    if bytes > APPEND_BYTES_MAX {
+        return Err(Error::Usage(format!(
+            "{bytes} bytes in one append: keep appends within {APPEND_BYTES_MAX}"
+        )));
+    }
+    Ok(())
+}
+
+/// A server that listens on every address tells that one; the host that was reached is the one to use.
+fn reachable_host<'a>(told: &'a str, reached: &'a str) -> &'a str {
+    match told {
+        "" | "0.0.0.0" | "::" | "[::]" => {
+            reached.rsplit_once(':').map_or(reached, |(host, _)| host)
+        }
+        told => told,
+    }
+}
+
+fn timed_out(address: &str) -> Error {
+    Error::io(
+        "get an answer from",
+        address,
+        std::io::ErrorKind::TimedOut.into(),
+    )
+}
