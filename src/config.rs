@@ -1,8 +1,7 @@
 //! What `serve` is told: flags over `PINION_…` environment over `--config FILE` over defaults, merged and checked.
 //!
 //! `ServeFlags` is the only declaration of a setting: clap reads flags, environment and defaults from it, serde the file.
-//! `resolve` turns what was typed into `shard::engine::EngineConfig`-shaped facts; every range is checked here, and every
-//! error says what to type.
+//! `resolve` checks every range and reads the token; every error says what to type.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
@@ -11,13 +10,12 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use serde::{Deserialize, Serialize};
+use shard::engine::{SEGMENT_BYTES, SHARD_PORT_OFFSET};
 
 use crate::exit::{Failure, usage};
 use crate::units::{Bytes, Cores};
 
-/// A shard's own port is the shared one plus this plus its number (DESIGN: Redis Cluster's bus offset, plus one).
-const SHARD_PORT_OFFSET: u64 = 10_001;
-/// More shards than slots per shard would make sense of; far above any machine this runs on.
+/// Above any machine this runs on, and each still has 16 slots.
 const SHARDS_MAX: usize = 1024;
 
 /// Everything that `serve` can be told, as typed. Names in the file are the flags without the dashes in front.
@@ -32,7 +30,7 @@ pub struct ServeFlags {
         default_value = "./data"
     )]
     pub data: PathBuf,
-    /// Shards; without it one per physical core that the process may use (an existing directory keeps its number)
+    /// Shards; without it one per core that the process may use, or what the directory was made with
     #[arg(long, env = "PINION_SHARDS", value_name = "N")]
     pub shards: Option<usize>,
     /// Cores for the shards, a list or ranges such as 0,2-5
@@ -57,15 +55,10 @@ pub struct ServeFlags {
     /// Serve an address that is not loopback without a token: anyone who reaches it may read and write
     #[arg(long, env = "PINION_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
     pub insecure: bool,
-    /// Bytes of a log segment; fixed when the data directory is made
-    #[arg(
-        long,
-        env = "PINION_SEGMENT_BYTES",
-        value_name = "SIZE",
-        default_value = "64MiB"
-    )]
-    pub segment_bytes: Bytes,
-    /// Cap on the memory plan of all shards together; without it a share of what the machine has
+    /// Bytes of a log segment; fixed when the data directory is made (then 64MiB without this)
+    #[arg(long, env = "PINION_SEGMENT_BYTES", value_name = "SIZE")]
+    pub segment_bytes: Option<Bytes>,
+    /// Cap on the memory plan of all shards together; without it three quarters of the machine's memory
     #[arg(long, env = "PINION_MEMORY", value_name = "SIZE")]
     pub memory: Option<Bytes>,
     /// Read cache of each shard; without it a share of the memory plan
@@ -123,6 +116,14 @@ impl Default for ServeFlags {
         let command = ServeFlags::augment_args(clap::Command::new("serve"));
         let matches = command.get_matches_from(["serve"]);
         ServeFlags::from_arg_matches(&matches).expect("clap accepts its own defaults")
+    }
+}
+
+impl ServeFlags {
+    /// How many shards are asked for, by number or by cores; None leaves it to the machine or to the directory.
+    pub fn shard_count(&self) -> Option<usize> {
+        self.shards
+            .or(self.cores.as_ref().map(|cores| cores.0.len()))
     }
 }
 
@@ -255,34 +256,25 @@ fn check_sizes(settings: &ServeFlags) -> Result<(), Failure> {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     within(
-        "segment-bytes",
-        settings.segment_bytes,
-        Bytes(MIB),
-        Bytes(256 * MIB),
-    )?;
-    within(
         "payload-bytes-max",
         settings.payload_bytes_max,
         Bytes(KIB),
         Bytes(16 * MIB),
     )?;
-    if !settings
-        .segment_bytes
-        .0
-        .is_multiple_of(wal::BLOCK_BYTES as u64)
-    {
+    let segment = settings.segment_bytes.unwrap_or(Bytes(SEGMENT_BYTES));
+    within("segment-bytes", segment, Bytes(MIB), Bytes(256 * MIB))?;
+    let block = Bytes(wal::BLOCK_BYTES as u64);
+    if !segment.0.is_multiple_of(block.0) {
         return Err(usage(format!(
-            "--segment-bytes {} is not a multiple of {}",
-            settings.segment_bytes,
-            Bytes(wal::BLOCK_BYTES as u64)
+            "--segment-bytes {segment} is not a multiple of {block}"
         )));
     }
     // A record never spans two segments; with room for four of the largest, rolling wastes at most a quarter.
-    let segment_least = Bytes(4 * settings.payload_bytes_max.0);
-    if settings.segment_bytes < segment_least {
+    let least = Bytes(4 * settings.payload_bytes_max.0);
+    if segment < least {
         return Err(usage(format!(
-            "--segment-bytes {} is too small for --payload-bytes-max {}: type --segment-bytes {segment_least} or more",
-            settings.segment_bytes, settings.payload_bytes_max
+            "--segment-bytes {segment} is too small for --payload-bytes-max {}: type --segment-bytes {least} or more",
+            settings.payload_bytes_max
         )));
     }
     if let Some(memory) = settings.memory {
@@ -325,11 +317,8 @@ fn check_ports(settings: &ServeFlags) -> Result<(), Failure> {
             settings.port
         )));
     }
-    let shards = settings
-        .shards
-        .or(settings.cores.as_ref().map(|cores| cores.0.len()))
-        .unwrap_or(1) as u64;
-    let last = u64::from(settings.port) + SHARD_PORT_OFFSET + shards - 1;
+    let shards = settings.shard_count().unwrap_or(1) as u64;
+    let last = u64::from(settings.port) + u64::from(SHARD_PORT_OFFSET) + shards - 1;
     if settings.shard_ports && settings.port != 0 && last > u64::from(u16::MAX) {
         return Err(usage(format!(
             "--port {} leaves no room for the shards' own ports (the last would be {last}): type a lower --port, or --shard-ports false",
@@ -468,7 +457,7 @@ mod tests {
         );
         assert_eq!(
             (merged.segment_bytes, merged.cores),
-            (Bytes(32 << 20), Some(Cores(vec![0])))
+            (Some(Bytes(32 << 20)), Some(Cores(vec![0])))
         );
         assert_eq!(merged.payload_bytes_max, Bytes(1 << 20));
     }

@@ -9,6 +9,7 @@ mod config;
 mod exit;
 mod load;
 mod offline;
+mod remote;
 mod serve;
 mod text;
 mod units;
@@ -23,8 +24,13 @@ fn run() -> Result<(), exit::Failure> {
     let (command, matches) = cli::parse(std::env::args_os())?;
     match command {
         cli::Command::Serve(flags) => serve::run(*flags, &matches),
+        cli::Command::Load(flags) => load::run(&flags),
+        cli::Command::Append(flags) => remote::append(&flags),
+        cli::Command::Get(flags) => remote::get(&flags),
+        cli::Command::History(flags) => remote::history(&flags),
+        cli::Command::Scan(flags) => remote::scan(&flags),
+        cli::Command::Tail(flags) => remote::tail(&flags),
         cli::Command::Inspect(flags) => offline::inspect::run(&flags),
         cli::Command::Verify(flags) => offline::verify::run(&flags),
-        _ => Err(exit::usage("this command is not in this build yet")),
     }
 }

@@ -1,62 +1,169 @@
 //! `pinion serve`: settings → preflight → engine → banner → wait for a signal → drain.
+//!
+//! Knows the engine's outside (`shard::engine`) and nothing of what a shard does.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::ArgMatches;
+use shard::engine::{Engine, EngineConfig, SEGMENT_BYTES};
+use shard::plan::{Plan, PlanInput};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
+use crate::banner;
 use crate::config::{self, ServeConfig, ServeFlags};
-use crate::exit::{Failure, output};
+use crate::exit::{Failure, output, usage};
+use crate::text::counted;
+
+/// How often a starting server looks whether its shards are ready.
+const READY_POLL: Duration = Duration::from_millis(5);
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 pub fn run(flags: ServeFlags, matches: &ArgMatches) -> Result<(), Failure> {
     let settings = config::merge(flags, matches)?;
     let config = config::resolve(settings)?;
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.settings.log).map_err(|error| {
+        usage(format!(
+            "--log {}: {error}: type a level such as info, or a list of target=level",
+            config.settings.log
+        ))
+    })?;
     if config.settings.print_config {
         let text = toml::to_string(&config.settings)?;
         output(std::io::stdout().write_all(text.as_bytes()))?;
         return Ok(());
     }
-    start_logging(&config.settings.log)?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    preflight(&config)
-}
-
-fn start_logging(filter: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
-        crate::exit::usage(format!(
-            "--log {filter}: {error}: type a level such as info, or target=level"
-        ))
-    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+
+    let data = &config.settings.data;
+    std::fs::create_dir_all(data).with_context(|| format!("--data {}", data.display()))?;
+    preflight(&config)?;
+    // Before the engine starts, so that a signal during recovery is a drain and not a kill.
+    let mut signals = listen_for_signals()?;
+    let engine = Engine::open(engine_config(config))?;
+    show(&banner::render(engine.banner()));
+    if wait_until_ready(&engine, &mut signals) {
+        show(&banner::ready_line(engine.banner()));
+        signals.forever().next();
+    }
+    tracing::info!("draining: no new connections, open requests are finished");
+    engine
+        .drain()
+        .map_err(|why| anyhow::anyhow!("the drain was not clean: {why}"))?;
+    tracing::info!("drained");
     Ok(())
+}
+
+/// SIGTERM and SIGINT come out of the iterator; a second one ends the process with 1, because acked work is safe on disk
+/// anyway and whoever sends it twice means it.
+fn listen_for_signals() -> anyhow::Result<Signals> {
+    let asked_before = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // The order matters: the first signal passes this one by and arms it.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&asked_before))?;
+        signal_hook::flag::register(signal, Arc::clone(&asked_before))?;
+    }
+    Ok(Signals::new([SIGTERM, SIGINT])?)
+}
+
+/// False: a signal came first.
+fn wait_until_ready(engine: &Engine, signals: &mut Signals) -> bool {
+    loop {
+        if signals.pending().next().is_some() {
+            return false;
+        }
+        if engine.is_ready() {
+            return true;
+        }
+        std::thread::sleep(READY_POLL);
+    }
+}
+
+/// Prints to standard output. Nobody reading the banner is no reason not to serve.
+fn show(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        tracing::warn!("the banner cannot be printed: {error}");
+    }
+}
+
+fn engine_config(config: ServeConfig) -> EngineConfig {
+    let ServeConfig {
+        settings, token, ..
+    } = config;
+    EngineConfig {
+        data: settings.data,
+        shards: settings.shards,
+        cores: settings.cores.map(|cores| cores.0),
+        listen: settings.listen,
+        native_port: settings.port,
+        http_port: settings.http_port,
+        segment_bytes: settings.segment_bytes.map(|bytes| bytes.0),
+        memory_bytes: settings.memory.map(|bytes| bytes.0),
+        payload_bytes_max: u32::try_from(settings.payload_bytes_max.0)
+            .expect("checked to be at most 16 MiB"),
+        connections_max: settings.connections_max,
+        token,
+        spin_us: settings.spin_us,
+        congestion: settings.congestion,
+        cache_bytes: settings.cache.map(|bytes| bytes.0),
+        segments_ahead: settings.segments_ahead,
+        checkpoint_log_bytes: settings.checkpoint_log_bytes.map(|bytes| bytes.0),
+        shard_ports: settings.shard_ports,
+    }
 }
 
 /// Says what is missing and how to get it; refuses to start where nothing would work.
 fn preflight(config: &ServeConfig) -> Result<(), Failure> {
     let settings = &config.settings;
     let shards = settings
-        .shards
-        .or(settings.cores.as_ref().map(|cores| cores.0.len()))
+        .shard_count()
         .unwrap_or_else(|| core_affinity::get_core_ids().map_or(1, |cores| cores.len()));
-    let connections = settings.connections_max as usize * shards;
-    let findings = uring::preflight::check(&settings.data, connections, 0);
+    let plan = Plan::new(&PlanInput {
+        memory_bytes: settings.memory.map(|bytes| bytes.0),
+        shards,
+        connections_max: settings.connections_max,
+        payload_bytes_max: u32::try_from(settings.payload_bytes_max.0)
+            .expect("checked to be at most 16 MiB"),
+        segment_bytes: settings
+            .segment_bytes
+            .map_or(SEGMENT_BYTES, |bytes| bytes.0),
+        cache_bytes: settings.cache.map(|bytes| bytes.0),
+    });
+    // A plan that cannot be met is the engine's to refuse: it knows how many shards the directory really has.
+    let registered = plan.map_or(0, |plan| {
+        let each = plan.batch_buffers * plan.batch_bytes
+            + usize::from(plan.recv_buffers) * plan.recv_buffer_bytes as usize;
+        (shards * each) as u64
+    });
+    let findings = uring::preflight::check(
+        &settings.data,
+        settings.connections_max as usize * shards,
+        registered,
+    );
     for finding in &findings {
         if finding.fatal {
-            tracing::error!(fix = %finding.fix, "{}", finding.what);
+            tracing::error!("{}; {}", finding.what, finding.fix);
         } else {
-            tracing::warn!(fix = %finding.fix, "{}", finding.what);
+            tracing::warn!("{}; {}", finding.what, finding.fix);
         }
     }
     match findings.iter().filter(|finding| finding.fatal).count() {
         0 => Ok(()),
         count => Err(anyhow::anyhow!(
-            "cannot start: {} above",
-            crate::text::counted(count as u64, "finding")
+            "cannot start: see the {} above",
+            counted(count as u64, "error")
         )
         .into()),
     }

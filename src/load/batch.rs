@@ -32,7 +32,11 @@ impl Batch {
         self.bytes.extend_from_slice(&entry.key);
         let middle = self.bytes.len();
         self.bytes.extend_from_slice(&entry.payload);
-        self.places.push(Place { key: start..middle, payload: middle..self.bytes.len(), content_type: entry.content_type });
+        self.places.push(Place {
+            key: start..middle,
+            payload: middle..self.bytes.len(),
+            content_type: entry.content_type,
+        });
         let first = self.lines.map_or(entry.line, |(first, _)| first);
         self.lines = Some((first, entry.line));
     }
@@ -85,15 +89,30 @@ mod tests {
     fn records_come_back_as_they_went_in() {
         let mut batch = Batch::default();
         for line in [7, 9] {
-            batch.push(&Entry { line, key: b"k".repeat(line as usize), payload: vec![1; 3], content_type: 2 });
+            batch.push(&Entry {
+                line,
+                key: b"k".repeat(line as usize),
+                payload: vec![1; 3],
+                content_type: 2,
+            });
         }
         let records = batch.records();
-        assert_eq!(records.iter().map(|record| (record.key.len(), record.payload.len())).collect::<Vec<_>>(), [(7, 3), (9, 3)]);
+        assert_eq!(
+            records
+                .iter()
+                .map(|record| (record.key.len(), record.payload.len()))
+                .collect::<Vec<_>>(),
+            [(7, 3), (9, 3)]
+        );
         assert_eq!((batch.len(), batch.bytes(), batch.lines()), (2, 22, (7, 9)));
         assert!(batch.is_full(2) && !batch.is_full(3));
         batch.clear();
         assert_eq!((batch.len(), batch.bytes()), (0, 0));
-        batch.push(&Entry { line: 1, payload: vec![0; FRAME_BYTES], ..Entry::default() });
+        batch.push(&Entry {
+            line: 1,
+            payload: vec![0; FRAME_BYTES],
+            ..Entry::default()
+        });
         assert!(batch.is_full(100));
     }
 }

@@ -27,8 +27,16 @@ pub struct Report {
 
 impl Default for Report {
     fn default() -> Report {
-        let latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants");
-        Report { records: 0, bytes: 0, skipped: 0, first_skipped: None, elapsed: Duration::ZERO, latency_us }
+        let latency_us =
+            Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants");
+        Report {
+            records: 0,
+            bytes: 0,
+            skipped: 0,
+            first_skipped: None,
+            elapsed: Duration::ZERO,
+            latency_us,
+        }
     }
 }
 
@@ -57,7 +65,11 @@ impl fmt::Display for Report {
             self.records as f64 / seconds.max(1e-9),
         )?;
         if let Some((line, why)) = &self.first_skipped {
-            writeln!(f, "skipped {}, the first: line {line}: {why}", counted(self.skipped, "line"))?;
+            writeln!(
+                f,
+                "skipped {}, the first: line {line}: {why}",
+                counted(self.skipped, "line")
+            )?;
         }
         let at = |quantile: f64| self.latency_us.value_at_quantile(quantile) as f64 / 1000.0;
         writeln!(
@@ -78,7 +90,12 @@ mod tests {
 
     #[test]
     fn the_report_names_everything_that_was_not_stored() {
-        let mut report = Report { records: 2000, bytes: 4096, elapsed: Duration::from_millis(500), ..Report::default() };
+        let mut report = Report {
+            records: 2000,
+            bytes: 4096,
+            elapsed: Duration::from_millis(500),
+            ..Report::default()
+        };
         report.acked(Duration::from_micros(1500));
         report.skip(17, "no field \"k\"".into());
         report.skip(18, "other".into());
