@@ -102,14 +102,6 @@ impl IdempotencyKeys {
         }
     }
 
-    /// The same bounds, no key known, counters at 0.
-    pub fn emptied(&self) -> IdempotencyKeys {
-        IdempotencyKeys::new(KeyLimits {
-            keys_max: self.keys_max,
-            bytes_max: usize::MAX,
-        })
-    }
-
     /// What a request under `digest` is at `log_time_us`. Changes nothing. A `fingerprint` of 0, given or remembered, matches any.
     pub fn check(&self, digest: u128, fingerprint: u64, log_time_us: u64) -> KeyCheck<'_> {
         let Some(entry) = self

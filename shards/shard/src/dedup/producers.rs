@@ -287,11 +287,6 @@ impl Producers {
         }
     }
 
-    /// The same bounds, nobody known, counters at 0.
-    pub fn emptied(&self) -> Producers {
-        Producers::new(self.limits)
-    }
-
     /// What request `sequence` of producer `id` is. Changes nothing. A `fingerprint` of 0, given or remembered, matches any.
     ///
     /// The first sequence seen of an unknown producer may be any from 1: it may be one that was forgotten, and goes on.
