@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::flags::{Distribution, Flags, ProtocolName, Workload};
 use crate::generator::{self, Interval, Job, Phase};
 use crate::machine;
-use crate::protocol::{Dialect, Protocol};
+use crate::protocol::{Dialect, Protocol, http};
 use crate::records::{KeyDraw, KeyText, Payloads, Records};
 use crate::report::{self, Latency, Run, Summary, human, human_us};
 use crate::tally::{Failure, Tally};
@@ -147,13 +147,16 @@ impl Target {
                 "GET /v1/topology HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {bearer}\r\nConnection: close\r\n\r\n",
                 self.address
             )?;
-            let mut answer = Vec::new();
-            socket.read_to_end(&mut answer)?;
-            let body = answer
-                .windows(4)
-                .position(|window| window == b"\r\n\r\n")
-                .context("no head")?;
-            Ok(serde_json::from_slice(&answer[body + 4..])?)
+            let mut input = Input::with_capacity(64 * 1024);
+            loop {
+                if let Some(body) = http::body(input.unread()).map_err(anyhow::Error::msg)? {
+                    return Ok(serde_json::from_slice(body)?);
+                }
+                match socket.read(input.space())? {
+                    0 => bail!("the connection ended before the answer"),
+                    count => input.filled(count),
+                }
+            }
         };
         ask().unwrap_or_default()
     }

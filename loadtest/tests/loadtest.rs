@@ -126,47 +126,75 @@ const SPARSE: &str = "--json --verify --seconds 0.3 --warmup-seconds 0 --connect
 
 #[test]
 fn verify_finds_one_lost_write() {
-    let output = loadtest(
-        Faults {
+    for protocol in ["native", "http"] {
+        let faults = Faults {
             lose: Some(100),
             ..Faults::default()
-        },
-        SPARSE,
-    );
-    assert_eq!(output.status.code(), Some(1));
-    let verdict = &json(&output)["verify"];
-    assert_eq!(
-        (verdict["lost"].as_u64(), verdict["wrong"].as_u64()),
-        (Some(1), Some(0)),
-        "{verdict}"
-    );
+        };
+        let output = loadtest(faults, &format!("{SPARSE} --protocol {protocol}"));
+        assert_eq!(output.status.code(), Some(1), "{protocol}");
+        let verdict = &json(&output)["verify"];
+        let found = (verdict["lost"].as_u64(), verdict["wrong"].as_u64());
+        assert_eq!(found, (Some(1), Some(0)), "{protocol}: {verdict}");
+    }
 }
 
 #[test]
 fn verify_finds_one_turned_bit() {
-    let output = loadtest(
-        Faults {
+    for protocol in ["native", "http"] {
+        let faults = Faults {
             corrupt: Some(100),
             ..Faults::default()
+        };
+        let output = loadtest(faults, &format!("{SPARSE} --protocol {protocol}"));
+        assert_eq!(output.status.code(), Some(1), "{protocol}");
+        let verdict = &json(&output)["verify"];
+        let found = (verdict["lost"].as_u64(), verdict["wrong"].as_u64());
+        assert_eq!(found, (Some(0), Some(1)), "{protocol}: {verdict}");
+    }
+}
+
+#[test]
+fn a_lost_batch_of_lines_is_found_by_its_payloads() {
+    // NDJSON appends are acknowledged without versions.
+    let arguments = format!(
+        "{} --protocol http --batch 10",
+        SPARSE.replace("--rate 2000", "--rate 10000")
+    );
+    let output = loadtest(
+        Faults {
+            lose: Some(50),
+            ..Faults::default()
         },
-        SPARSE,
+        &arguments,
     );
     assert_eq!(output.status.code(), Some(1));
-    let verdict = &json(&output)["verify"];
+    assert_eq!(json(&output)["verify"]["lost"].as_u64(), Some(10));
+    let good = loadtest(Faults::default(), &format!("{arguments} --keys 40"));
+    assert_eq!(good.status.code(), Some(2), "--keys twice is bad usage");
+    let good = loadtest(Faults::default(), &arguments.replace("20000000", "40"));
     assert_eq!(
-        (verdict["lost"].as_u64(), verdict["wrong"].as_u64()),
-        (Some(0), Some(1)),
-        "{verdict}"
+        good.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&good.stdout)
     );
 }
 
 #[test]
 fn gets_and_histories_find_what_was_preloaded() {
-    for workload in ["get", "history", "mixed"] {
+    for (protocol, workload) in [
+        ("native", "get"),
+        ("native", "history"),
+        ("native", "mixed"),
+        ("http", "get"),
+        ("http", "history"),
+        ("http", "mixed"),
+    ] {
         let output = loadtest(
             Faults::default(),
             &format!(
-                "--json --workload {workload} --preload --seconds 0.3 --warmup-seconds 0 --connections 3 --keys 777"
+                "--json --protocol {protocol} --workload {workload} --preload --seconds 0.3 --warmup-seconds 0 --connections 3 --keys 777"
             ),
         );
         assert_eq!(

@@ -82,6 +82,17 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
     }))
 }
 
+/// The body of the answer at the start of `bytes`; None when it is not whole yet. Err: not HTTP, or not a 200.
+pub fn body(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
+    let Some(head) = head(bytes)? else {
+        return Ok(None);
+    };
+    if head.status != 200 {
+        return Err(format!("status {}", head.status));
+    }
+    Ok(bytes.get(head.head_bytes..head.head_bytes + head.body_bytes))
+}
+
 fn whole(answer: &[u8]) -> Result<(Head, &[u8]), String> {
     let head = head(answer)?.ok_or("an answer ends before its end")?;
     let body = answer

@@ -1,8 +1,9 @@
-//! A server in a thread that speaks just enough: native appends, gets and histories in memory, HTTP replies of a few bytes.
+//! A server in a thread that speaks just enough: appends, gets and histories in memory, native or HTTP by what comes first.
 //!
 //! Its faults are what the tests are about: it can stall, lose a write that it acknowledged, or hand out other bytes.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+mod http;
+mod native;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -11,8 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wire::native::{self, AppendPart, Limits, Parsed, RecordsReply, ReplyMark, Request, opcode};
-use wire::{Code, ContentType, RecordOut, Refusal, ShardRoute, Topology};
+use wire::{AppendRecord, ContentType, RecordOut, ShardRoute, Topology};
 
 /// What is wrong with the server.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,36 +27,48 @@ pub struct Faults {
     pub refuse: bool,
 }
 
-/// What was stored: versions are indices from 1; None is a version that was lost.
-#[derive(Default)]
+/// What was stored.
 struct Store {
-    keys: HashMap<Vec<u8>, Vec<Option<Vec<u8>>>>,
+    faults: Faults,
+    address: SocketAddr,
+    /// Versions are indices from 1; None is a version that was lost.
+    keys: HashMap<Vec<u8>, Vec<Option<Payload>>>,
     appends: u64,
     lsn: u64,
     corrupted: Option<Vec<u8>>,
     first_append: Option<Instant>,
 }
 
+#[derive(Clone)]
+struct Payload {
+    bytes: Vec<u8>,
+    content_type: Vec<u8>,
+}
+
 /// Starts the server; it lives as long as the test process.
 pub fn start(faults: Faults) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let store = Arc::new(Mutex::new(Store::default()));
+    let store = Arc::new(Mutex::new(Store {
+        faults,
+        address,
+        keys: HashMap::new(),
+        appends: 0,
+        lsn: 0,
+        corrupted: None,
+        first_append: None,
+    }));
     thread::spawn(move || {
         for stream in listener.incoming() {
             let store = store.clone();
-            thread::spawn(move || serve(stream.unwrap(), faults, store));
+            thread::spawn(move || serve(stream.unwrap(), faults, &store));
         }
     });
     address
 }
 
-fn serve(mut stream: TcpStream, faults: Faults, store: Arc<Mutex<Store>>) {
+fn serve(mut stream: TcpStream, faults: Faults, store: &Mutex<Store>) {
     stream.set_nodelay(true).unwrap();
-    let limits = Limits {
-        frame_bytes_max: 64 << 20,
-        payload_bytes_max: 1 << 20,
-    };
     let mut input = Vec::new();
     let mut chunk = vec![0; 1 << 16];
     loop {
@@ -65,38 +77,16 @@ fn serve(mut stream: TcpStream, faults: Faults, store: Arc<Mutex<Store>>) {
         };
         input.extend_from_slice(&chunk[..count]);
         let mut out = Vec::new();
-        let mut read = 0;
-        loop {
-            match native::parse(&input[read..], &limits) {
-                Parsed::Incomplete { .. } => break,
-                Parsed::Request {
-                    consumed,
-                    id,
-                    request,
-                } => {
-                    answer(
-                        &mut out,
-                        id,
-                        &request,
-                        faults,
-                        &store,
-                        stream.local_addr().unwrap(),
-                    );
-                    read += consumed;
-                }
-                Parsed::Refused {
-                    consumed,
-                    id,
-                    opcode,
-                    refusal,
-                } => {
-                    native::error_reply(&mut out, id, opcode, ReplyMark::default(), &refusal);
-                    read += consumed;
-                }
-                Parsed::Broken(_) => return,
-            }
-        }
-        input.drain(..read);
+        let is_http = input.starts_with(b"GET ") || input.starts_with(b"POST");
+        let answer_all = if is_http {
+            http::answer_all
+        } else {
+            native::answer_all
+        };
+        let Some(consumed) = answer_all(&input, &mut out, store) else {
+            return;
+        };
+        input.drain(..consumed);
         if let Some((after, length)) = faults.stall {
             let first = store.lock().unwrap().first_append;
             if let Some(since) = first.map(|first| first.elapsed())
@@ -112,134 +102,73 @@ fn serve(mut stream: TcpStream, faults: Faults, store: Arc<Mutex<Store>>) {
     }
 }
 
-fn answer(
-    out: &mut Vec<u8>,
-    id: u64,
-    request: &Request<'_>,
-    faults: Faults,
-    store: &Mutex<Store>,
-    address: SocketAddr,
-) {
-    let mut store = store.lock().unwrap();
-    let mark = ReplyMark {
-        durable_lsn: store.lsn,
-        log: 0,
-        epoch: 1,
-    };
-    match request {
-        Request::Hello { .. } | Request::Topology => {
-            let topology = Topology {
-                store: "mock".into(),
-                map_epoch: 1,
-                shards: vec![ShardRoute {
-                    shard: 0,
-                    log: 0,
-                    slot_first: 0,
-                    slot_last: 16_383,
-                    address: address.ip().to_string(),
-                    native_port: address.port(),
-                }],
-            };
-            let mut body = Vec::new();
-            topology.encode(&mut body);
-            native::bytes_reply(out, id, opcode::HELLO, mark, &body);
+impl Store {
+    /// The number of the append whose records come next.
+    fn begin_append(&mut self) -> u64 {
+        self.first_append.get_or_insert_with(Instant::now);
+        self.appends += 1;
+        self.appends - 1
+    }
+
+    /// Stores a record of append `number`, or does what its fault is. Returns its version.
+    fn put(&mut self, number: u64, record: &AppendRecord<'_>) -> u32 {
+        self.lsn += 1;
+        let lost = self.faults.lose == Some(number);
+        if self.faults.corrupt == Some(number) {
+            self.corrupted = Some(record.key.to_vec());
         }
-        Request::Append(_) if faults.refuse => {
-            let refusal = Refusal {
-                code: Code::Overloaded,
-                message: "try later".into(),
-                retry_after_ms: Some(5),
-            };
-            native::error_reply(out, id, opcode::APPEND, mark, &refusal);
+        let payload = Payload {
+            bytes: record.payload.to_vec(),
+            content_type: record.content_type.as_header().to_vec(),
+        };
+        let history = self.keys.entry(record.key.to_vec()).or_default();
+        history.push((!lost).then_some(payload));
+        history.len() as u32
+    }
+
+    /// Versions of a key below `before` (0: all), newest first.
+    fn versions(&self, key: &[u8], before: u32) -> Option<Vec<(u32, Payload)>> {
+        let flip = self.corrupted.as_deref() == Some(key);
+        let history = self.keys.get(key)?.iter().enumerate().rev();
+        let versions =
+            history.filter_map(|(index, payload)| Some((index as u32 + 1, payload.clone()?)));
+        let versions = versions.filter(|(version, _)| before == 0 || *version < before);
+        Some(
+            versions
+                .map(|(version, mut payload)| {
+                    payload.bytes[0] ^= u8::from(flip);
+                    (version, payload)
+                })
+                .collect(),
+        )
+    }
+
+    fn topology(&self) -> Topology {
+        let route = ShardRoute {
+            shard: 0,
+            log: 0,
+            slot_first: 0,
+            slot_last: 16_383,
+            address: self.address.ip().to_string(),
+            native_port: self.address.port(),
+        };
+        Topology {
+            store: "mock".into(),
+            map_epoch: 1,
+            shards: vec![route],
         }
-        Request::Append(append) => {
-            store.first_append.get_or_insert_with(Instant::now);
-            let number = store.appends;
-            store.appends += 1;
-            let first_lsn = store.lsn + 1;
-            let mut versions = Vec::new();
-            for record in append.iter() {
-                store.lsn += 1;
-                let lost = faults.lose == Some(number);
-                if faults.corrupt == Some(number) {
-                    store.corrupted = Some(record.key.to_vec());
-                }
-                let history = store.keys.entry(record.key.to_vec()).or_default();
-                history.push((!lost).then(|| record.payload.to_vec()));
-                versions.push(history.len() as u32);
-            }
-            let part = AppendPart {
-                log: 0,
-                records: append.records,
-                first_lsn,
-                durable_lsn: store.lsn,
-            };
-            let versions = if append.want_versions {
-                versions.as_slice()
-            } else {
-                &[]
-            };
-            native::append_reply(out, id, mark, append.durability, &[part], versions);
-        }
-        Request::Get { key, .. } => {
-            let flip = store.corrupted.as_deref() == Some(*key);
-            let newest = store.keys.get(*key).and_then(|history| {
-                let version = history.iter().rposition(Option::is_some)?;
-                Some((version as u32 + 1, history[version].clone()?))
-            });
-            match newest {
-                Some((version, mut payload)) => {
-                    if flip {
-                        payload[0] ^= 1;
-                    }
-                    native::get_reply(out, id, mark, &record(key, version, &payload));
-                }
-                None => not_found(out, id, opcode::GET, mark),
-            }
-        }
-        Request::History {
-            key, before, limit, ..
-        } => {
-            let Some(history) = store.keys.get(*key) else {
-                return not_found(out, id, opcode::HISTORY, mark);
-            };
-            let mut reply = RecordsReply::begin(out, id, opcode::HISTORY, mark);
-            let versions = history
-                .iter()
-                .enumerate()
-                .rev()
-                .map(|(index, payload)| (index as u32 + 1, payload));
-            let versions = versions.filter(|(version, _)| *before == 0 || version < before);
-            for (version, payload) in versions.take(*limit as usize) {
-                if let Some(payload) = payload {
-                    reply.record(out, &record(key, version, payload));
-                }
-            }
-            reply.finish(out, &[]);
-        }
-        Request::Ping => native::bytes_reply(out, id, opcode::PING, mark, &[]),
-        other => panic!("the mock server has no {other:?}"),
     }
 }
 
-fn record<'a>(key: &'a [u8], version: u32, payload: &'a [u8]) -> RecordOut<'a> {
+fn record<'a>(key: &'a [u8], version: u32, payload: &'a Payload) -> RecordOut<'a> {
     RecordOut {
         log: 0,
         lsn: 1,
         version,
         timestamp_us: 1,
         tombstone: false,
-        content_type: ContentType::OCTET_STREAM,
+        content_type: ContentType::from_header(&payload.content_type),
         key,
-        payload,
+        payload: &payload.bytes,
     }
-}
-
-fn not_found(out: &mut Vec<u8>, id: u64, op: u8, mark: ReplyMark) {
-    let refusal = Refusal {
-        code: Code::NotFound,
-        message: "no such key".into(),
-        retry_after_ms: None,
-    };
-    native::error_reply(out, id, op, mark, &refusal);
 }
