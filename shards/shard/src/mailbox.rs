@@ -391,6 +391,8 @@ mod tests {
     fn of_sender_and_sleeper_one_always_sees_the_other() {
         use std::sync::atomic::AtomicU64;
         const ROUNDS: u64 = 200_000;
+        // on a busy machine the two seldom run at once, and a round takes a time slice
+        let deadline = Instant::now() + Duration::from_secs(3);
         let mut boxes = mesh::<u64>(2, 4).into_iter();
         let (mut sender, mut sleeper) = (boxes.next().unwrap(), boxes.next().unwrap());
         // each publishes the round it is ready for; a round starts when both are
@@ -408,17 +410,27 @@ mod tests {
             }
         };
         let (woke_sender, woke) = mpsc::channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let their_over = over.clone();
         let their_ready = ready.clone();
         let thread = std::thread::spawn(move || {
             for round in 1..=ROUNDS {
                 meet(&their_ready, 0, 2 * round - 1);
+                if their_over.load(Ordering::SeqCst) {
+                    return;
+                }
                 sender.send(1, round).unwrap();
                 woke_sender.send(sender.needs_wake(1)).unwrap();
                 meet(&their_ready, 0, 2 * round);
             }
         });
         for round in 1..=ROUNDS {
+            let late = Instant::now() > deadline;
+            over.store(late, Ordering::SeqCst);
             meet(&ready, 1, 2 * round - 1);
+            if late {
+                break;
+            }
             let asleep = sleeper.prepare_sleep();
             meet(&ready, 1, 2 * round);
             let was_woken = woke.recv().unwrap();
