@@ -40,7 +40,7 @@ pub fn render(banner: &Banner) -> String {
             banner.sync_method, banner.sync_p50_us, banner.sync_p99_us
         )],
     );
-    rows("durability", &[banner.durability_class.clone()]);
+    rows("durability", std::slice::from_ref(&banner.durability_class));
     rows(
         "ring",
         &[format!(

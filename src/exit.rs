@@ -46,10 +46,24 @@ pub fn code(result: Result<(), Failure>) -> ExitCode {
         }
         Err(Failure::Failed(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => {
-            eprintln!("pinion: {error:#}");
+            eprintln!("pinion: {}", chain_text(&error));
             ExitCode::from(1)
         }
     }
+}
+
+/// The causes in a row, outermost first, each said once: some errors already name their cause in their own text.
+fn chain_text(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Marks an error as one of writing our own output, so that a broken pipe there is told from a broken connection.
@@ -79,6 +93,19 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = || anyhow::anyhow!("address in use");
+        assert_eq!(
+            chain_text(&cause().context("cannot listen: address in use")),
+            "cannot listen: address in use"
+        );
+        assert_eq!(
+            chain_text(&cause().context("cannot listen")),
+            "cannot listen: address in use"
+        );
+    }
 
     #[test]
     fn a_closed_output_is_success_and_a_closed_connection_is_not() {

@@ -153,10 +153,11 @@ pub fn scan(flags: &ScanFlags) -> Result<(), Failure> {
         let page = client
             .scan_page(&flags.stream, &cursor, page_limit(left))
             .map_err(failed)?;
-        cursor = page.cursor;
+        // The page behind the last record carries no cursor; the one before it says where to go on.
         if page.records.is_empty() {
             break;
         }
+        cursor = page.cursor;
         left = left.saturating_sub(page.records.len() as u64);
         lines.print(&page.records)?;
     }
@@ -178,7 +179,9 @@ pub fn tail(flags: &TailFlags) -> Result<(), Failure> {
         let page = client
             .tail(&flags.stream, &cursor, page_limit(left), TAIL_WAIT)
             .map_err(failed)?;
-        cursor = page.cursor;
+        if !page.cursor.is_empty() {
+            cursor = page.cursor;
+        }
         left = left.saturating_sub(page.records.len() as u64);
         lines.print(&page.records)?;
     }
@@ -198,7 +201,9 @@ fn no_such_key(stream: &str, key: &OsStr) -> Failure {
 
 /// On standard error, so that what is piped stays NDJSON.
 fn say_cursor(cursor: &[u8]) {
-    eprintln!("cursor: {}", String::from_utf8_lossy(cursor));
+    if !cursor.is_empty() {
+        eprintln!("cursor: {}", String::from_utf8_lossy(cursor));
+    }
 }
 
 /// Records as NDJSON on standard output, a page at a time.

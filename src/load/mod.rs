@@ -98,8 +98,16 @@ fn progress(length: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the templates are constants"))
 }
 
+fn input_name(flags: &LoadFlags) -> String {
+    if flags.file == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        flags.file.display().to_string()
+    }
+}
+
 fn read_failure(flags: &LoadFlags, error: ReadError, stored: &str) -> Failure {
-    let file = flags.file.display();
+    let file = input_name(flags);
     match error {
         ReadError::Line { line, why } => {
             anyhow::anyhow!("{file} line {line}: {why}{stored}").into()
@@ -210,10 +218,12 @@ impl<'f> Load<'f> {
             .expect("a ticket is answered once");
         let (first, last) = sent.lines;
         ack.with_context(|| {
-            format!(
-                "lines {first} to {last} of {} are not all stored",
-                self.flags.file.display()
-            )
+            let lines = if first == last {
+                format!("line {first}")
+            } else {
+                format!("lines {first} to {last}")
+            };
+            format!("{lines} of {} may not be stored", input_name(self.flags))
         })?;
         self.report.acked(sent.at.elapsed());
         self.report.records += sent.records;

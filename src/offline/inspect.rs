@@ -206,7 +206,7 @@ fn write_segments(f: &mut fmt::Formatter<'_>, segments: &[SegmentSurvey]) -> fmt
             segment.batches,
             segment.records,
             segment.file,
-            segment.stop.as_deref().unwrap_or("not reached"),
+            segment.stop.as_deref().unwrap_or("-"),
         )?;
     }
     idle.into_iter()
@@ -232,6 +232,7 @@ fn write_checkpoint(f: &mut fmt::Formatter<'_>, checkpoint: &CheckpointSurvey) -
             writeln!(f, "; at offset {}: {}", flaw.offset, flaw.why)
         }
         Some(flaw) => writeln!(f, "{}", flaw.why),
+        None if checkpoint.sequence.is_none() => writeln!(f, "never written"),
         None => writeln!(f),
     }
 }

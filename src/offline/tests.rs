@@ -70,11 +70,7 @@ impl Fixture {
         };
         for number in 0..batches {
             let least = 2 * wal::BLOCK_BYTES;
-            let buffer = match writer.open(vec![0; least], least) {
-                Ok(()) => None,
-                Err(buffer) => Some(buffer),
-            };
-            if let Some(buffer) = buffer {
+            if let Err(buffer) = writer.open(vec![0; least], least) {
                 writer.add_segment(prepare(next));
                 next += 1;
                 writer

@@ -97,17 +97,19 @@ fn superblock_damages(directory: &Directory) -> Vec<Spot> {
 }
 
 fn log_line(survey: &LogSurvey) -> String {
-    let in_use = survey
-        .segments
-        .iter()
-        .filter(|segment| segment.segment.is_some())
-        .count();
     format!(
-        "log {}: {} in use, {}, {}, last lsn {}",
+        "log {}: {}, {} in {}, last lsn {}",
         survey.number,
-        counted(in_use as u64, "segment"),
-        counted(survey.batches, "batch"),
         counted(survey.records, "record"),
+        counted(survey.batches, "batch"),
+        counted(
+            survey
+                .segments
+                .iter()
+                .filter(|segment| segment.batches > 0)
+                .count() as u64,
+            "segment"
+        ),
         survey.last_lsn,
     )
 }
