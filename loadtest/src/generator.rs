@@ -3,8 +3,9 @@
 //! A turn: wait for sockets, then for each that has something read once, count the answers, encode what may be sent now, write
 //! once. The clock is read once per socket and turn, not per request.
 //!
-//! Invariants: a closed loop keeps every connection's window full until the end; an open loop sends nothing before it is due, and
-//! latency counts from when it was due; memory is the windows and buffers, whatever the server does.
+//! Invariants: a closed loop keeps every connection's window full until the end; an open loop sends nothing before it is due,
+//! counts latency from then, and sends what was due before the end even after it; memory is the windows and buffers,
+//! whatever the server does.
 
 use std::io;
 use std::net::TcpStream;
@@ -23,7 +24,7 @@ use crate::schedule::Schedule;
 use crate::tally::{Failure, LATENCY_NS_MAX, Tally};
 use crate::verify::Acked;
 
-/// How long answers are waited for after the last request.
+/// How long answers are waited for after the end, and in an open loop what was due before it may still be sent.
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// One interval of the progress line, the timeline and the interval log.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -62,7 +63,7 @@ pub enum Phase {
     Warmup,
     /// Counts.
     Measured,
-    /// Answers to requests that were sent while measuring: their latency counts, the rate does not.
+    /// Answers to requests that were sent, or due, while measuring: their latency counts, the rate does not.
     Drain,
 }
 
@@ -106,7 +107,7 @@ struct Generator<'a, P> {
     clock: Clock,
     schedule: Option<Schedule>,
     tally: Tally,
-    /// No request starts at or after this.
+    /// No request is due, or in a closed loop sent, at or after this.
     end_ns: u64,
 }
 
@@ -246,15 +247,15 @@ impl<'a, P: Protocol> Generator<'a, P> {
         if self.connections.iter().all(|connection| connection.closed) {
             return true;
         }
-        let sending = now_ns < self.end_ns && self.records.draw.left() > 0;
-        if sending {
-            return false;
+        if now_ns < self.end_ns {
+            return self.records.draw.left() == 0 && self.in_flight() == 0;
         }
-        let drain_ns = DRAIN.as_nanos() as u64;
-        self.connections
-            .iter()
-            .all(|connection| connection.in_flight() == 0)
-            || (self.end_ns != u64::MAX && now_ns > self.end_ns + drain_ns)
+        let drained = self.in_flight() == 0 && self.backlog(now_ns) == 0;
+        drained || now_ns > self.end_ns + DRAIN.as_nanos() as u64
+    }
+
+    fn in_flight(&self) -> usize {
+        self.connections.iter().map(Connection::in_flight).sum()
     }
 
     /// What was sent and not answered, and what was due and never sent, is counted with the time it has waited so far.
@@ -397,15 +398,13 @@ impl<'a, P: Protocol> Generator<'a, P> {
             ..
         } = self;
         let connection = &mut connections[index];
-        if now_ns >= *end_ns {
-            return;
-        }
         for _ in 0..connection.room() {
             let at_ns = match schedule {
+                None if now_ns >= *end_ns => return,
                 None => now_ns,
                 Some(schedule) => {
                     let due_ns = schedule.due_ns(index, connection.scheduled);
-                    if due_ns > now_ns {
+                    if due_ns > now_ns || due_ns >= *end_ns {
                         return;
                     }
                     connection.scheduled += 1;

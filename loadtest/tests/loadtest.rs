@@ -85,16 +85,41 @@ fn open_loop_counts_latency_from_the_intended_time() {
     );
     let summary = json(&output);
     assert_eq!(summary["run"]["loop"], "open");
-    assert!(
-        (1_900.0..=2_001.0).contains(&number(&summary, "records_per_second")),
-        "{summary}"
-    );
+    // Only two requests at a time are in flight, so that at most two waited for an answer that long: without the schedule
+    // p99 would be a round trip. A slow machine can only add to these.
     assert!(number(&summary, "p90_us") > 50_000.0, "{summary}");
+    assert!(number(&summary, "p99_us") > 150_000.0, "{summary}");
     assert!(
-        (150_000.0..260_000.0).contains(&number(&summary, "p99_us")),
+        (1..=2_000).contains(&summary["records"].as_u64().unwrap()),
         "{summary}"
     );
-    assert!(number(&summary, "p50_us") < 50_000.0, "{summary}");
+}
+
+#[test]
+fn what_was_due_before_the_end_is_measured_although_it_is_sent_later() {
+    // Silent from 200 to 1,200 ms of a run of 500 ms: three fifths of the requests are due and cannot be sent.
+    let stall = Some((Duration::from_millis(200), Duration::from_millis(1_000)));
+    let output = loadtest(
+        Faults {
+            stall,
+            ..Faults::default()
+        },
+        "--json --rate 1000 --seconds 0.5 --warmup-seconds 0 --connections 2 --pipeline 1 --keys 1000",
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let summary = json(&output);
+    assert!(number(&summary, "p50_us") > 500_000.0, "{summary}");
+    assert!(number(&summary, "max_us") > 900_000.0, "{summary}");
+    assert!(
+        number(&summary, "records") <= 300.0,
+        "answers after the end are in no rate: {summary}"
+    );
+    assert_eq!(number(&summary, "unsent"), 0.0, "{summary}");
 }
 
 #[test]

@@ -73,11 +73,16 @@ fn timeline(out: BufWriter<File>, spans: &[Span]) -> anyhow::Result<()> {
     ];
     csv.write_record(names)?;
     for span in spans {
+        // The drain ends when it is done, so that it has no rate.
+        let rate = |count: u64| match span.phase {
+            Phase::Drain => String::new(),
+            _ => format!("{:.0}", count as f64 / span.seconds()),
+        };
         csv.write_record([
             format!("{:.3}", span.end_ns as f64 / 1e9),
             format!("{:?}", span.phase).to_lowercase(),
-            format!("{:.0}", span.records as f64 / span.seconds()),
-            format!("{:.0}", span.requests as f64 / span.seconds()),
+            rate(span.records),
+            rate(span.requests),
             span.latency.p50_us.to_string(),
             span.latency.p99_us.to_string(),
             span.latency.p999_us.to_string(),

@@ -198,7 +198,7 @@ impl fmt::Display for Summary {
         if self.unsent > 0 {
             writeln!(
                 f,
-                "  unsent      {} requests were due and found no room: the server did not keep up",
+                "  unsent      {} requests were due and never found room: the server did not keep up",
                 self.unsent
             )?;
         }

@@ -6,17 +6,18 @@
 //! Invariants: a ticket ends exactly once, with an ack or an error; frames of one log go out in the order of their sequences, also
 //! after a reconnect.
 
+mod delivery;
+
 use std::collections::{HashMap, VecDeque};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use wire::native::{AppendBuilder, AppendPart, Producer};
+use wire::native::AppendPart;
 use wire::slot::{SLOTS, slot_of};
 use wire::{AppendRecord, Durability, Topology};
 
 use crate::connection::{Answer, Connection};
-use crate::error::{Error, Result, code_is_retryable};
-use crate::lane::{Lane, Pending, Settlement};
+use crate::error::{Error, Result};
+use crate::lane::Lane;
 use crate::options::ConnectOptions;
 use crate::protocol::Window;
 
@@ -321,7 +322,7 @@ impl Client {
             match connection.next_until(deadline)? {
                 Some((id, answer)) if id == called => return Ok(answer),
                 Some((id, answer)) => self.dispatch(link, id, answer),
-                None => return Err(timed_out(&self.links[link].address)),
+                None => return Err(delivery::timed_out(&self.links[link].address)),
             }
         }
     }
@@ -337,328 +338,6 @@ impl Client {
 
     fn lane_of_key(&self, key: &[u8]) -> usize {
         usize::from(self.lane_of_slot[usize::from(slot_of(key))])
-    }
-
-    /// Which lanes get which records; no positions: all of them.
-    fn split(&self, records: &[AppendRecord<'_>]) -> Vec<(usize, Vec<u32>)> {
-        if self.lanes.len() == 1 {
-            return vec![(0, Vec::new())];
-        }
-        let mut positions: Vec<Vec<u32>> = vec![Vec::new(); self.lanes.len()];
-        for (position, record) in (0..).zip(records) {
-            positions[self.lane_of_key(record.key)].push(position);
-        }
-        let mut split: Vec<_> = positions
-            .into_iter()
-            .enumerate()
-            .filter(|(_, own)| !own.is_empty())
-            .collect();
-        if let [(_, whole)] = split.as_mut_slice() {
-            whole.clear();
-        }
-        split
-    }
-
-    fn send_part(
-        &mut self,
-        lane: usize,
-        ticket: u64,
-        stream: &str,
-        records: &[AppendRecord<'_>],
-        positions: Vec<u32>,
-    ) -> Result<()> {
-        let link = self.lanes[lane].link;
-        // What follows a refused append waits until its sequence is settled.
-        while self.links[link].window.room() == 0
-            || self.lanes[lane].pending.iter().any(|p| p.refused.is_some())
-        {
-            self.pump(link);
-        }
-        self.ensure_connected(link)?;
-        if self.lanes[lane].stuck {
-            let log = self.lanes[lane].log;
-            return Err(Error::Usage(format!(
-                "an earlier append to log {log} ended without an answer, so this producer's sequence there is unknown: \
-                 connect again with a new producer id"
-            )));
-        }
-        let Client {
-            links,
-            lanes,
-            options,
-            ..
-        } = self;
-        let (link_state, lane_state) = (&mut links[link], &mut lanes[lane]);
-        let id = link_state.window.claim(lane).expect("there is room");
-        let producer = options.producer_id.map(|id| Producer {
-            id,
-            sequence: lane_state.next_sequence,
-        });
-        let sequence = producer.map_or(0, |producer| producer.sequence);
-        let connection = link_state.connection.as_mut().expect("just connected");
-        let out = connection.writer();
-        let start = out.len();
-        let (durability, versions) = (options.durability, options.want_versions);
-        let mut frame =
-            AppendBuilder::begin(out, id, stream.as_bytes(), durability, versions, producer);
-        if positions.is_empty() {
-            records.iter().for_each(|record| frame.record(record));
-        } else {
-            positions
-                .iter()
-                .for_each(|&position| frame.record(&records[position as usize]));
-        }
-        frame.finish();
-        let copy = if producer.is_some() {
-            out[start..].to_vec()
-        } else {
-            Vec::new()
-        };
-        lane_state.next_sequence += u64::from(producer.is_some());
-        lane_state.pending.push_back(Pending {
-            id,
-            ticket,
-            positions,
-            sequence,
-            frame: copy,
-            since: Instant::now(),
-            refused: None,
-        });
-        if connection.flush().is_err() {
-            self.disconnect(link);
-        }
-        Ok(())
-    }
-
-    /// Waits for one answer on a connection, making it again if need be. Afterwards at least one append is answered, or refused,
-    /// or was sent again.
-    fn pump(&mut self, link: usize) {
-        if self.ensure_connected(link).is_err() {
-            return;
-        }
-        let deadline = self.oldest_on(link).unwrap_or_else(Instant::now) + self.options.timeout;
-        let Some(connection) = self.links[link].connection.as_mut() else {
-            return;
-        };
-        match connection.next_until(deadline) {
-            Ok(Some((id, answer))) => self.dispatch(link, id, answer),
-            Ok(None) => self.fail(link, timed_out),
-            Err(_) => self.disconnect(link),
-        }
-    }
-
-    fn dispatch(&mut self, link: usize, id: u64, answer: Answer) {
-        let Some(&mut lane) = self.links[link].window.get_mut(id) else {
-            // Nobody asked: the stream cannot be trusted.
-            return self.disconnect(link);
-        };
-        match answer {
-            Answer::Appended {
-                durability,
-                parts,
-                versions,
-            } => {
-                self.links[link].window.release(id);
-                if let Some(Pending {
-                    ticket, positions, ..
-                }) = self.lanes[lane].take(id)
-                {
-                    self.end_part(
-                        ticket,
-                        Ok(Part {
-                            positions,
-                            durability,
-                            parts,
-                            versions,
-                        }),
-                    );
-                }
-                if self.lanes[lane].needs_settling() {
-                    self.settle(lane);
-                }
-            }
-            Answer::Refused(refusal) if self.options.producer_id.is_some() => {
-                if self.lanes[lane].refuse(id, refusal) {
-                    self.settle(lane);
-                }
-            }
-            Answer::Refused(refusal) => {
-                self.links[link].window.release(id);
-                if let Some(pending) = self.lanes[lane].take(id) {
-                    self.end_part(pending.ticket, Err(Error::Refused(refusal)));
-                }
-            }
-            Answer::Record(_) | Answer::Page { .. } | Answer::Bytes(_) => self.disconnect(link),
-        }
-    }
-
-    /// Every append of the lane is answered, and those that are left were refused.
-    fn settle(&mut self, lane: usize) {
-        let link = self.lanes[lane].link;
-        let since = self.lanes[lane]
-            .pending
-            .front()
-            .map(|pending| pending.since.elapsed());
-        let left = since
-            .and_then(|since| self.options.timeout.checked_sub(since))
-            .unwrap_or_default();
-        match self.lanes[lane].settle(!left.is_zero()) {
-            Some(Settlement::Again { wait_ms }) => {
-                sleep(Duration::from_millis(wait_ms.into()).min(left));
-                self.send_again(lane);
-            }
-            Some(Settlement::GaveUp(pending, refusal)) => {
-                self.links[link].window.release(pending.id);
-                self.end_part(pending.ticket, Err(Error::Refused(refusal)));
-                if self.lanes[lane].stuck {
-                    for pending in std::mem::take(&mut self.lanes[lane].pending) {
-                        self.links[link].window.release(pending.id);
-                        let error = pending
-                            .refused
-                            .map_or_else(|| timed_out(&self.links[link].address), Error::Refused);
-                        self.end_part(pending.ticket, Err(error));
-                    }
-                }
-                self.send_again(lane);
-            }
-            None => {}
-        }
-    }
-
-    /// Sends what is pending on a lane in order; on a connection that is gone, making it again does.
-    fn send_again(&mut self, lane: usize) {
-        let Lane {
-            link, ref pending, ..
-        } = self.lanes[lane];
-        let Some(connection) = self.links[link].connection.as_mut() else {
-            return;
-        };
-        for pending in pending {
-            connection.writer().extend_from_slice(&pending.frame);
-        }
-        if connection.flush().is_err() {
-            self.disconnect(link);
-        }
-    }
-
-    /// The connection is gone. A producer's appends stay, to be sent again; others' fate is unknown.
-    fn disconnect(&mut self, link: usize) {
-        if self.options.producer_id.is_none() {
-            return self.fail(link, |address| Error::Lost {
-                address: address.to_owned(),
-            });
-        }
-        self.links[link].connection = None;
-        for lane in self.lanes.iter_mut().filter(|lane| lane.link == link) {
-            lane.pending
-                .iter_mut()
-                .for_each(|pending| pending.refused = None);
-        }
-    }
-
-    /// Ends everything that is in flight on a connection.
-    fn fail(&mut self, link: usize, error: impl Fn(&str) -> Error) {
-        self.links[link].connection = None;
-        let address = self.links[link].address.clone();
-        let numbered = self.options.producer_id.is_some();
-        for lane in 0..self.lanes.len() {
-            if self.lanes[lane].link != link {
-                continue;
-            }
-            for pending in std::mem::take(&mut self.lanes[lane].pending) {
-                self.lanes[lane].stuck |= numbered;
-                self.links[link].window.release(pending.id);
-                self.end_part(pending.ticket, Err(error(&address)));
-            }
-        }
-    }
-
-    /// When the oldest append in flight on a connection was first sent.
-    fn oldest_on(&self, link: usize) -> Option<Instant> {
-        let lanes = self.lanes.iter().filter(|lane| lane.link == link);
-        lanes
-            .filter_map(|lane| lane.pending.front())
-            .map(|pending| pending.since)
-            .min()
-    }
-
-    /// Makes a connection again if it is gone, and sends again what was in flight on it. Tries until the oldest append in flight
-    /// has waited for the timeout; then everything in flight ends with the error that is returned.
-    fn ensure_connected(&mut self, link: usize) -> Result<()> {
-        if self.links[link].connection.is_some() {
-            return Ok(());
-        }
-        let deadline = self.oldest_on(link).unwrap_or_else(Instant::now) + self.options.timeout;
-        let mut pause = Duration::from_millis(10);
-        loop {
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1));
-            let opened = Connection::open(&self.links[link].address, &self.options, left);
-            let error = match opened {
-                Ok((connection, _)) => {
-                    self.links[link].connection = Some(connection);
-                    for lane in 0..self.lanes.len() {
-                        if self.lanes[lane].link == link {
-                            self.send_again(lane);
-                        }
-                    }
-                    if self.links[link].connection.is_some() {
-                        return Ok(());
-                    }
-                    Error::Lost {
-                        address: self.links[link].address.clone(),
-                    }
-                }
-                Err(error) => error,
-            };
-            let hopeless =
-                matches!(&error, Error::Refused(refusal) if !code_is_retryable(refusal.code));
-            if hopeless || Instant::now() + pause >= deadline {
-                self.fail(link, |address| Error::Lost {
-                    address: address.to_owned(),
-                });
-                return Err(error);
-            }
-            sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(500));
-        }
-    }
-
-    /// One log's part of an append has ended.
-    fn end_part(&mut self, ticket: u64, part: Result<Part>) {
-        let Some(open) = self.open.get_mut(&ticket) else {
-            return;
-        };
-        match part {
-            Ok(part) => {
-                if part.durability == Durability::Buffered {
-                    open.ack.durability = Durability::Buffered;
-                }
-                open.ack.parts.extend(part.parts);
-                if part.positions.is_empty() {
-                    open.ack.versions = part.versions;
-                } else if part.versions.len() == part.positions.len() {
-                    open.ack.versions.resize(open.records, 0);
-                    for (position, version) in part.positions.into_iter().zip(part.versions) {
-                        open.ack.versions[position as usize] = version;
-                    }
-                }
-            }
-            Err(error) => {
-                open.error.get_or_insert(error);
-            }
-        }
-        open.parts_left -= 1;
-        if open.parts_left > 0 {
-            return;
-        }
-        let Some(Open { mut ack, error, .. }) = self.open.remove(&ticket) else {
-            return;
-        };
-        ack.parts.sort_by_key(|part| part.log);
-        self.ready
-            .push_back((Ticket(ticket), error.map_or(Ok(ack), Err)));
     }
 }
 
@@ -697,12 +376,4 @@ fn reachable_host<'a>(told: &'a str, reached: &'a str) -> &'a str {
         }
         told => told,
     }
-}
-
-fn timed_out(address: &str) -> Error {
-    Error::io(
-        "get an answer from",
-        address,
-        std::io::ErrorKind::TimedOut.into(),
-    )
 }
