@@ -69,6 +69,13 @@ pub(crate) fn home_among(buckets: usize, high: u64) -> usize {
     ((u128::from(high) * buckets as u128) >> 64) as usize
 }
 
+/// Where a key stands in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    bucket: usize,
+    slot: usize,
+}
+
 /// Buckets for `keys`: 14 of 16 slots, below the load at which the table grows.
 fn wanted_buckets(keys: u64) -> usize {
     usize::try_from(keys.div_ceil(14)).unwrap_or(usize::MAX)
@@ -180,6 +187,24 @@ impl<M: TableMemory> Index<M> {
             &self.memory.buckets()[at],
             slot,
         )))
+    }
+
+    /// Where a key stands and what is known of it: for a caller that reads before it writes. The place holds until the next
+    /// insertion of a new key.
+    #[inline]
+    pub fn locate(&self, digest: Digest) -> Option<(Place, Entry)> {
+        let (bucket, slot) = self.find(TableKey::of(digest))?;
+        let entry = Entry::unpack(bucket::packed(&self.memory.buckets()[bucket], slot));
+        Some((Place { bucket, slot }, entry))
+    }
+
+    /// Replace what [`Index::locate`] found.
+    ///
+    /// # Panics
+    /// When an entry cannot be packed: see [`Entry`] for the bounds.
+    #[inline]
+    pub fn replace(&mut self, place: Place, entry: Entry) {
+        *bucket::packed_mut(&mut self.memory.buckets_mut()[place.bucket], place.slot) = entry.pack();
     }
 
     /// Insert or replace; returns what was there.

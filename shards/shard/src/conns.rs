@@ -19,6 +19,8 @@ pub struct Connection {
     pub out: Outbox,
     /// Jobs that will answer here.
     pub jobs: u32,
+    /// Of them: histories, scans and tails, whose replies may be large.
+    pub heavy: u32,
     /// An append waits for room in the log: nothing is parsed until then.
     pub stalled: bool,
     /// Receiving is switched off (or was switched off by the kernel for want of buffers).
@@ -53,6 +55,7 @@ impl Connection {
             needed: 0,
             out: Outbox::new(order),
             jobs: 0,
+            heavy: 0,
             stalled: false,
             paused: false,
             pausing: false,

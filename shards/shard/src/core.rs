@@ -36,6 +36,11 @@ pub struct Bounds {
     pub stalled_client_ns: u64,
     /// Jobs of one connection, and of one shard, above which requests wait.
     pub connection_jobs_max: u32,
+    /// Histories, scans and tails of one connection that may be under way.
+    pub connection_heavy_max: u32,
+    /// Unread replies, and unparsed requests, of all connections of a shard, above which large ones are refused.
+    pub unsent_bytes_total: u64,
+    pub unparsed_bytes_total: u64,
     pub jobs_max: usize,
 }
 
@@ -148,6 +153,9 @@ pub struct Core<S> {
     pub(crate) draining: bool,
     pub(crate) drain_since_ns: Option<u64>,
     pub(crate) mailbox_depth: u64,
+    /// Held for all connections, as of the last housekeeping.
+    pub(crate) unsent_bytes: u64,
+    pub(crate) unparsed_bytes: u64,
 }
 
 impl<S> Core<S> {
@@ -179,6 +187,8 @@ impl<S> Core<S> {
             draining: false,
             drain_since_ns: None,
             mailbox_depth: 0,
+            unsent_bytes: 0,
+            unparsed_bytes: 0,
             shared,
         }
     }
@@ -321,15 +331,34 @@ impl<S> Core<S> {
     pub(crate) fn refuse_connection(&mut self, conn: &mut crate::conns::Connection) {
         let max = self.shared.bounds.connections_max;
         let refusal = refuse_for(Code::Overloaded, 1000, format!("this shard serves {max} connections already: try again later"));
-        self.count_refusal(&refusal);
+        self.refuse_and_close(conn, &refusal);
+    }
+
+    /// Say why, then close.
+    pub(crate) fn refuse_and_close(&mut self, conn: &mut crate::conns::Connection, refusal: &Refusal) {
+        self.count_refusal(refusal);
         let mark = self.mark();
         let voice = match conn.door {
             crate::driver::Door::Http => crate::jobs::Voice::Http { keep_alive: false, head: false },
             _ => crate::jobs::Voice::Native { id: 0, opcode: 0 },
         };
         let released = Released { operation: Operation::Other, started_ns: self.now.monotonic_ns, count: 1 };
-        conn.out.reply(0, released, |out| crate::render::refusal(out, &voice, mark, &refusal, None));
+        conn.out.reply(0, released, |out| crate::render::refusal(out, &voice, mark, refusal, None));
         conn.closing = true;
+        conn.input = Vec::new();
+    }
+
+    /// The log has failed: what waits for its acks will never get them. Their connections are closed (whether those records
+    /// are on the device only a restart can tell); other shards get a refusal.
+    pub(crate) fn log_failed(&mut self) -> Vec<ConnId> {
+        let why = self.partition.log.failed().unwrap_or("reason unknown").to_owned();
+        let message = format!("a log write failed ({why}): whether this request took effect is known after a restart");
+        let refusal = refuse_for(Code::Unavailable, 5000, message);
+        while let Some((_, origin, mut answered)) = self.held.queue.pop_front() {
+            answered.answer = Answer::Refused(refusal.clone());
+            self.outbound[origin.shard].items.push(Item::Answer { ticket: origin.ticket, answered });
+        }
+        std::mem::take(&mut self.gated)
     }
 
     /// Clients that have taken no byte of what is ready for them for too long.
@@ -337,7 +366,10 @@ impl<S> Core<S> {
         let (now, limit) = (self.now.monotonic_ns, self.shared.bounds.stalled_client_ns);
         let mut slow = Vec::new();
         let mut waiting = Vec::new();
+        (self.unsent_bytes, self.unparsed_bytes) = (0, 0);
         for conn in self.conns.iter_mut() {
+            self.unsent_bytes += conn.out.bytes() as u64;
+            self.unparsed_bytes += conn.input.len() as u64;
             if conn.out.has_unsent() && !conn.out.is_gated() && now.saturating_sub(conn.progress_ns) > limit {
                 slow.push(conn.id);
             } else if !conn.input.is_empty() && !conn.stalled {

@@ -83,6 +83,11 @@ impl<S> Core<S> {
             self.http_refuse(conn, voice, &refusal);
             return Ok(());
         }
+        let heavy = matches!(request.route, Route::History { .. } | Route::Scan { .. } | Route::Tail { .. });
+        if heavy && let Some(refusal) = self.too_much_unread() {
+            self.http_refuse(conn, voice, &refusal);
+            return Ok(());
+        }
         match request.route {
             Route::Append { stream, key, body, content_type, condition, idempotency_key, durability } => {
                 let record = AppendRecord { key: &key, payload: &body, content_type, tombstone: false, condition };
@@ -99,10 +104,8 @@ impl<S> Core<S> {
             Route::Get { stream, key, if_none_match } => self.http_get(conn, voice, stream.as_bytes(), &key, if_none_match),
             Route::History { stream, key, limit, before } => {
                 let owner = self.owner_of(&key);
-                let ticket = {
-                    let asker = Asker::on(conn, voice);
-                    self.jobs.add(asker, 1, Work::History)
-                };
+                let asker = Asker::heavy_on(conn, voice);
+                let ticket = self.jobs.add(asker, 1, Work::History);
                 self.ask(owner, ticket, &Ask::History { stream: stream.as_bytes(), key: &key, before, limit });
             }
             Route::Scan { stream, cursor, limit } => {
@@ -112,7 +115,7 @@ impl<S> Core<S> {
                     self.http_refuse(conn, voice, &refusal);
                     return Ok(());
                 }
-                let asker = Asker::on(conn, voice);
+                let asker = Asker::heavy_on(conn, voice);
                 self.start_scan(asker, stream.as_bytes(), cursor, limit);
             }
             Route::Tail { stream, cursor, wait_ms, limit, event_stream } => {
@@ -125,7 +128,7 @@ impl<S> Core<S> {
                     conn.out.reply(0, other(conn), reply::event_stream_head);
                 }
                 let wait_until_ns = self.now.monotonic_ns + u64::from(wait_ms) * 1_000_000;
-                let asker = Asker::on(conn, voice);
+                let asker = Asker::heavy_on(conn, voice);
                 self.start_tail(asker, ScanWork::new(stream.as_bytes(), Some(cursor), limit, wait_until_ns, event_stream));
             }
             Route::PutStream { stream, policy } => return self.http_put_stream(conn, voice, stream.as_bytes(), policy),
@@ -236,6 +239,7 @@ impl<S> Core<S> {
             count: posted.count,
             once: posted.once,
             tombstone_needs_live,
+            digest: None,
         };
         let mut versions = std::mem::take(&mut self.versions);
         let result = self.partition.append(&unit, &mut versions);
@@ -338,7 +342,7 @@ impl<S> Core<S> {
             && let Some(stream_id) = self.partition.streams.lookup(stream)
         {
             let (log, mark, oldest_us) = (self.log_number(), self.mark(), self.oldest_us(stream_id));
-            if let Found::Memory { record, entry } = self.partition.find(stream_id, key)
+            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, None)
                 && !entry.tombstone
                 && record.stream == stream_id
                 && record.key == key.as_ref()

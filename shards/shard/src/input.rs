@@ -23,6 +23,13 @@ impl<S> Core<S> {
         if conn.closing {
             bytes = &[];
         }
+        let bounds = &self.shared.bounds;
+        if conn.input.len() > bounds.unparsed_bytes_max && self.unparsed_bytes > bounds.unparsed_bytes_total {
+            let message = "too many large requests are on their way to this shard: try again shortly, or send smaller ones";
+            let refusal = crate::partition::refuse_for(wire::Code::Overloaded, 1000, message);
+            self.refuse_and_close(&mut conn, &refusal);
+            bytes = &[];
+        }
         while !bytes.is_empty() {
             if conn.input.is_empty() {
                 let used = self.parse(&mut conn, bytes);
@@ -101,7 +108,9 @@ impl<S> Core<S> {
     /// A connection that has too much under way or unsent waits before its next request is taken.
     pub(crate) fn must_wait(&self, conn: &Connection) -> bool {
         let bounds = &self.shared.bounds;
-        conn.jobs >= bounds.connection_jobs_max || conn.out.bytes() >= bounds.unsent_bytes_max || self.overloaded()
+        let own = conn.jobs >= bounds.connection_jobs_max || conn.heavy >= bounds.connection_heavy_max || conn.out.bytes() >= bounds.unsent_bytes_max;
+        // While draining nothing new is taken; what was taken is answered.
+        own || self.overloaded() || self.draining
     }
 
     /// The log has no room: keep the connection's input until it has.
@@ -116,6 +125,14 @@ impl<S> Core<S> {
             conn.jobs -= 1;
             conn.out.fill_nothing(job.asker.hole);
         }
+    }
+
+    /// Histories, scans and tails make large replies: they are refused while clients leave too much unread.
+    pub(crate) fn too_much_unread(&self) -> Option<wire::Refusal> {
+        (self.unsent_bytes > self.shared.bounds.unsent_bytes_total).then(|| {
+            let message = "clients leave too many replies unread: this shard answers no large reads until they catch up";
+            crate::partition::refuse_for(wire::Code::Overloaded, 1000, message)
+        })
     }
 
     pub(crate) fn asker(&self, conn: &mut Connection, voice: Voice) -> Asker {

@@ -29,6 +29,8 @@ pub struct Asker {
     pub hole: u64,
     pub voice: Voice,
     pub started_ns: u64,
+    /// Counted in the connection's `heavy`.
+    pub heavy: bool,
 }
 
 /// What a job is about and what it has so far.
@@ -298,6 +300,7 @@ impl<S> Core<S> {
         let released = job.released();
         let Some(conn) = self.conns.get_mut(job.asker.conn) else { return };
         conn.jobs -= 1;
+        conn.heavy -= u32::from(job.asker.heavy);
         if conn.out.fill(job.asker.hole, gate, released, write) && gate == 0 {
             self.latency.record(&released, self.now.monotonic_ns);
         }
@@ -353,7 +356,7 @@ impl ScanWork {
         }
     }
     fn is_full(&self) -> bool {
-        self.records >= self.limit || self.set.iter().map(RecordSet::bytes).sum::<usize>() >= 4 * 1024 * 1024
+        self.records >= self.limit || self.set.iter().map(RecordSet::bytes).sum::<usize>() >= crate::owner::ANSWER_BYTES_MAX
     }
 }
 

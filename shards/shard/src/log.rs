@@ -62,7 +62,6 @@ struct Frozen {
     fate: Fate,
     last_lsn: u64,
     records: u32,
-    commits: bool,
     submitted_ns: u64,
 }
 
@@ -101,6 +100,7 @@ pub struct Log {
     disk_full: bool,
     pub bytes_written: u64,
     log_time_us: u64,
+    unit_bytes_max: usize,
 }
 
 /// What recovery hands over: where the log continues and on which files.
@@ -124,7 +124,9 @@ impl Log {
         assert_eq!(current.segment, start.chain.segment, "the chain continues in the last segment");
         let ready = ready(&current, start.segment_bytes);
         let durable = start.chain.next_lsn - 1;
+        let unit_bytes_max = wal::writer::unit_bytes_max(start.segment_bytes as usize, pool.bytes_each());
         Log {
+            unit_bytes_max,
             identity: start.identity,
             codec: RecordCodec::new(&start.identity),
             writer: Writer::new(start.identity, start.epoch, start.chain, ready),
@@ -207,7 +209,7 @@ impl Log {
 
     /// The largest unit (sum of its records' encoded bytes) that can be appended.
     pub fn unit_bytes_max(&self) -> usize {
-        wal::writer::unit_bytes_max(self.segment_bytes as usize, self.pool.bytes_each())
+        self.unit_bytes_max
     }
 
     /// The most record bytes that one batch can hold.
@@ -217,7 +219,7 @@ impl Log {
 
     /// Make sure that a unit of `bytes` (all its records, encoded) can be appended without another check.
     pub fn make_room(&mut self, bytes: usize) -> Result<(), Blocked> {
-        if self.writer.room() >= bytes {
+        if self.writer.room() >= bytes && self.failed.is_none() {
             return Ok(());
         }
         self.make_room_slowly(bytes)
@@ -288,7 +290,6 @@ impl Log {
             fate: Fate::Queued,
             last_lsn,
             records,
-            commits,
             submitted_ns: 0,
         });
         self.queued += 1;

@@ -3,6 +3,7 @@
 //! The hot path is an append whose records all belong here: it is appended and its reply encoded on the spot, gated on
 //! its last lsn. Everything else becomes a job.
 
+use index::Digest;
 use wire::native::{self, Append, AppendIter, AppendPart, Parsed, Request, opcode};
 use wire::{Code, Cursor, Refusal};
 
@@ -14,6 +15,23 @@ use crate::outbox::{Operation, Released};
 use crate::owner::Later;
 use crate::partition::{Found, NotAppended, Once, Unit, append_gate, refuse};
 use crate::records::record_out;
+
+/// Frames understood before the first of them is applied.
+const GROUP_FRAMES: usize = 32;
+
+struct Frame<'a> {
+    consumed: usize,
+    id: u64,
+    what: What<'a>,
+    /// Of the frame's key, its index line on the way.
+    digest: Option<Digest>,
+}
+
+enum What<'a> {
+    Request(Request<'a>),
+    Refused(u8, Refusal),
+    Broken(Refusal),
+}
 
 /// How far a connection's bytes were used, and what stopped it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,27 +50,71 @@ impl<S> Core<S> {
         };
         let mut used = 0;
         while !conn.stalled && !conn.closing && !self.must_wait(conn) {
-            match native::parse(&bytes[used..], &limits) {
-                Parsed::Incomplete { needed } => return Used { bytes: used, needed },
-                Parsed::Request { consumed, id, request } => {
-                    if self.native_request(conn, id, request).is_err() {
-                        self.stall(conn);
+            // A group of frames is understood and its keys hashed, and every index line asked for, before the first is
+            // applied: the cache misses of the group overlap.
+            let mut group: Vec<Frame<'_>> = Vec::new();
+            let (mut at, mut needed) = (used, None);
+            while group.len() < GROUP_FRAMES {
+                match native::parse(&bytes[at..], &limits) {
+                    Parsed::Incomplete { needed: wanted } => {
+                        needed = Some(wanted);
                         break;
                     }
-                    used += consumed;
+                    Parsed::Request { consumed, id, request } => {
+                        at += consumed;
+                        let digest = self.look_ahead(&request);
+                        group.push(Frame { consumed, id, what: What::Request(request), digest });
+                    }
+                    Parsed::Refused { consumed, id, opcode, refusal } => {
+                        at += consumed;
+                        group.push(Frame { consumed, id, what: What::Refused(opcode, refusal), digest: None });
+                    }
+                    Parsed::Broken(refusal) => {
+                        group.push(Frame { consumed: bytes.len() - at, id: 0, what: What::Broken(refusal), digest: None });
+                        break;
+                    }
                 }
-                Parsed::Refused { consumed, id, opcode, refusal } => {
-                    self.native_refuse(conn, id, opcode, &refusal);
-                    used += consumed;
+            }
+            if group.len() > 1 {
+                for digest in group.iter().filter_map(|f| f.digest) {
+                    self.partition.index.prefetch_slot(digest);
                 }
-                Parsed::Broken(refusal) => {
-                    self.native_refuse(conn, 0, 0, &refusal);
-                    conn.closing = true;
-                    used = bytes.len();
+            }
+            for frame in group {
+                if conn.stalled || conn.closing || self.must_wait(conn) {
+                    return Used { bytes: used, needed: 0 };
                 }
+                match frame.what {
+                    What::Request(request) => {
+                        if self.native_request(conn, frame.id, request, frame.digest).is_err() {
+                            self.stall(conn);
+                            return Used { bytes: used, needed: 0 };
+                        }
+                    }
+                    What::Refused(opcode, refusal) => self.native_refuse(conn, frame.id, opcode, &refusal),
+                    What::Broken(refusal) => {
+                        self.native_refuse(conn, 0, 0, &refusal);
+                        conn.closing = true;
+                    }
+                }
+                used += frame.consumed;
+            }
+            if let Some(needed) = needed {
+                return Used { bytes: used, needed };
             }
         }
         Used { bytes: used, needed: 0 }
+    }
+
+    /// Digest of the key that a frame is about, if it is about one key of this shard.
+    #[inline]
+    fn look_ahead(&self, request: &Request<'_>) -> Option<Digest> {
+        let (stream, key) = match request {
+            Request::Append(append) if append.records == 1 => (append.stream, append.iter().next()?.key),
+            Request::Get { stream, key } => (*stream, *key),
+            _ => return None,
+        };
+        self.partition.look_ahead(stream, key)
     }
 
     fn native_refuse(&mut self, conn: &mut Connection, id: u64, opcode: u8, refusal: &Refusal) {
@@ -62,7 +124,7 @@ impl<S> Core<S> {
         conn.out.reply(0, released, |out| native::error_reply(out, id, opcode, mark, refusal));
     }
 
-    fn native_request(&mut self, conn: &mut Connection, id: u64, request: Request<'_>) -> Result<(), Later> {
+    fn native_request(&mut self, conn: &mut Connection, id: u64, request: Request<'_>, digest: Option<Digest>) -> Result<(), Later> {
         let op = opcode_of(&request);
         if !conn.authorised && !matches!(request, Request::Hello { .. }) {
             let refusal = refuse(Code::Unauthorized, "this server wants a token: send it in a hello frame first");
@@ -74,25 +136,30 @@ impl<S> Core<S> {
             self.native_refuse(conn, id, op, &refusal);
             return Ok(());
         }
+        let heavy = matches!(request, Request::History { .. } | Request::Scan { .. } | Request::Tail { .. });
+        if heavy && let Some(refusal) = self.too_much_unread() {
+            self.native_refuse(conn, id, op, &refusal);
+            return Ok(());
+        }
         match request {
-            Request::Append(append) => return self.native_append(conn, id, &append),
-            Request::Get { stream, key } => self.native_get(conn, id, stream, key),
+            Request::Append(append) => return self.native_append(conn, id, &append, digest),
+            Request::Get { stream, key } => self.native_get(conn, id, stream, key, digest),
             Request::History { stream, key, before, limit } => {
                 let owner = self.owner_of(key);
-                let asker = self.asker(conn, Voice::Native { id, opcode: op });
+                let asker = Asker::heavy_on(conn, Voice::Native { id, opcode: op });
                 let ticket = self.jobs.add(asker, 1, Work::History);
                 self.ask(owner, ticket, &Ask::History { stream, key, before, limit });
             }
             Request::Scan { stream, cursor, limit } => match self.cursor(cursor) {
                 Ok(cursor) => {
-                    let asker = self.asker(conn, Voice::Native { id, opcode: op });
+                    let asker = Asker::heavy_on(conn, Voice::Native { id, opcode: op });
                     self.start_scan(asker, stream, cursor, limit);
                 }
                 Err(refusal) => self.native_refuse(conn, id, op, &refusal),
             },
             Request::Tail { stream, cursor, limit, wait_ms } => match self.cursor(cursor) {
                 Ok(cursor) => {
-                    let asker = self.asker(conn, Voice::Native { id, opcode: op });
+                    let asker = Asker::heavy_on(conn, Voice::Native { id, opcode: op });
                     let wait_until_ns = self.now.monotonic_ns + u64::from(wait_ms) * 1_000_000;
                     self.start_tail(asker, ScanWork::new(stream, cursor, limit, wait_until_ns, false));
                 }
@@ -137,7 +204,7 @@ impl<S> Core<S> {
         self.native_bytes(conn, id, opcode::HELLO, &body);
     }
 
-    fn native_append(&mut self, conn: &mut Connection, id: u64, append: &Append<'_>) -> Result<(), Later> {
+    fn native_append(&mut self, conn: &mut Connection, id: u64, append: &Append<'_>, digest: Option<Digest>) -> Result<(), Later> {
         let once = match append.producer {
             None => Once::No,
             Some(p) => Once::Producer { id: p.id, sequence: p.sequence, fingerprint: crate::dedup::fingerprint(append.body()) },
@@ -167,7 +234,7 @@ impl<S> Core<S> {
             self.ask(owner, ticket, &ask);
             return Ok(());
         }
-        let unit = Unit { stream: append.stream, records: append.iter(), count: append.records, once, tombstone_needs_live: false };
+        let unit = Unit { stream: append.stream, records: append.iter(), count: append.records, once, tombstone_needs_live: false, digest };
         let mut versions = std::mem::take(&mut self.versions);
         let result = self.partition.append(&unit, &mut versions);
         match result {
@@ -275,7 +342,7 @@ impl<S> Core<S> {
         result
     }
 
-    fn native_get(&mut self, conn: &mut Connection, id: u64, stream: &[u8], key: &[u8]) {
+    fn native_get(&mut self, conn: &mut Connection, id: u64, stream: &[u8], key: &[u8], digest: Option<Digest>) {
         let owner = self.owner_of(key);
         if owner == self.id
             && let Some(stream_id) = self.partition.streams.lookup(stream)
@@ -283,7 +350,7 @@ impl<S> Core<S> {
             let log = self.log_number();
             let mark = self.mark();
             let oldest_us = self.oldest_us(stream_id);
-            if let Found::Memory { record, entry } = self.partition.find(stream_id, key)
+            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, digest)
                 && !entry.tombstone
                 && record.stream == stream_id
                 && record.key == key
@@ -350,6 +417,12 @@ impl Asker {
     /// Asker of a job on `conn`, with a place in its outbox.
     pub(crate) fn on(conn: &mut Connection, voice: Voice) -> Asker {
         conn.jobs += 1;
-        Asker { conn: conn.id, hole: conn.out.hole(), voice, started_ns: conn.input_since_ns }
+        Asker { conn: conn.id, hole: conn.out.hole(), voice, started_ns: conn.input_since_ns, heavy: false }
+    }
+
+    /// The same for a history, scan or tail.
+    pub(crate) fn heavy_on(conn: &mut Connection, voice: Voice) -> Asker {
+        conn.heavy += 1;
+        Asker { heavy: true, ..Asker::on(conn, voice) }
     }
 }

@@ -203,9 +203,6 @@ impl Outbox {
     pub fn is_gated(&self) -> bool {
         !self.marks.is_empty()
     }
-    pub fn has_ready(&self) -> bool {
-        self.sending == 0 && !self.ready.is_empty()
-    }
     /// Nothing left to say, nothing under way.
     pub fn is_idle(&self) -> bool {
         self.sending == 0 && self.ready.is_empty() && self.lane.is_empty() && self.slots.is_empty()

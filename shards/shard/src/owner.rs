@@ -15,7 +15,7 @@ use crate::reads::{History, Read, Scan, Then};
 use crate::records::RecordSet;
 
 /// A page or a history holds at most this much before it is cut.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How far a history reads ahead when it does not know a record's length.
 const RECORD_GUESS_BYTES: usize = 1024;
 
@@ -34,6 +34,7 @@ impl<S> Core<S> {
                     count: *count,
                     once: *once,
                     tombstone_needs_live: *tombstone_needs_live,
+                    digest: None,
                 };
                 let mut versions = std::mem::take(&mut self.versions);
                 let result = self.partition.append(&unit, &mut versions);
@@ -126,7 +127,7 @@ impl<S> Core<S> {
             return self.answer(origin, 0, Answer::Refused(self.not_found()));
         };
         let (oldest_us, log) = (self.oldest_us(id), self.log_number());
-        match self.partition.find(id, key) {
+        match self.partition.find(id, key, None) {
             Found::Nowhere => self.answer(origin, 0, Answer::Refused(self.not_found())),
             Found::Memory { record, entry } => {
                 let hidden = entry.tombstone || record.timestamp_us < oldest_us || !is_record_of(&record, id, key);

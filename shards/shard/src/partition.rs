@@ -69,6 +69,8 @@ pub struct Unit<'a> {
     pub once: Once,
     /// Refuse tombstones of keys without a live record (HTTP DELETE answers 404).
     pub tombstone_needs_live: bool,
+    /// Digest of the key of a unit of one record, where a look ahead has computed it and asked for its lines.
+    pub digest: Option<Digest>,
 }
 
 /// What an appended (or repeated) unit got.
@@ -172,11 +174,14 @@ impl Partition {
         let mut bytes = 0;
         let mut conditional = unit.tombstone_needs_live;
         for record in unit.records.clone() {
-            self.scratch.push(self.digests.digest(stream, record.key));
+            let digest = unit.digest.unwrap_or_else(|| self.digests.digest(stream, record.key));
+            self.scratch.push(digest);
             bytes += encoded_bytes(&record);
             conditional |= record.condition != Condition::None;
         }
-        self.index.prefetch_many(&self.scratch);
+        if unit.count > 1 {
+            self.index.prefetch_many(&self.scratch);
+        }
         if conditional {
             self.check_conditions(unit)?;
         }
@@ -218,7 +223,8 @@ impl Partition {
         let (mut born, mut died) = (0i64, 0i64);
         for (i, record) in unit.records.clone().enumerate() {
             let digest = self.scratch[i];
-            let before = self.index.get(digest);
+            let found = self.index.locate(digest);
+            let before = found.map(|(_, entry)| entry);
             self.extensions.clear();
             if i == 0 {
                 push_once(&mut self.extensions, &unit.once, unit.count, window_seconds);
@@ -250,7 +256,10 @@ impl Partition {
                 location: appended.location,
                 bytes: appended.bytes,
             };
-            self.index.put(digest, entry).expect("capacity was checked for the whole unit");
+            match found {
+                Some((place, _)) => self.index.replace(place, entry),
+                None => drop(self.index.put(digest, entry).expect("capacity was checked for the whole unit")),
+            }
             let was_live = before.is_some_and(|e| !e.tombstone);
             born += i64::from(!record.tombstone && !was_live);
             died += i64::from(record.tombstone && was_live);
@@ -392,10 +401,18 @@ impl Partition {
         }
     }
 
+    /// Digest of a key of a known stream; asks for the index line that it will be looked up in.
+    #[inline]
+    pub fn look_ahead(&self, stream: &[u8], key: &[u8]) -> Option<Digest> {
+        let digest = self.digests.digest(self.streams.lookup(stream)?, key);
+        self.index.prefetch(digest);
+        Some(digest)
+    }
+
     /// The newest record of a key, from memory where it is there. Bytes in memory were checksummed when they were laid
     /// down or read; they are decoded again so that a wrong index entry can never be served.
-    pub fn find(&mut self, stream: u32, key: &[u8]) -> Found<'_> {
-        let digest = self.digests.digest(stream, key);
+    pub fn find(&mut self, stream: u32, key: &[u8], digest: Option<Digest>) -> Found<'_> {
+        let digest = digest.unwrap_or_else(|| self.digests.digest(stream, key));
         let Some(entry) = self.index.get(digest) else { return Found::Nowhere };
         self.find_entry(entry)
     }

@@ -44,6 +44,10 @@ const BATCH_BUFFERS: usize = 24;
 /// What an idle connection costs: its struct, kernel-independent queues, two small buffers.
 const CONNECTION_BYTES: u64 = 8 * 1024;
 const DEDUP_BYTES: u64 = 64 << 20;
+/// Unread replies of all connections of a shard, above which large reads are refused.
+pub const UNSENT_BYTES_TOTAL: u64 = 128 << 20;
+/// Unparsed requests of all connections of a shard, above which large ones are refused.
+pub const UNPARSED_BYTES_TOTAL: u64 = 64 << 20;
 /// Index memory is address space until keys come; this much is the least that is worth starting with.
 const INDEX_BYTES_LEAST: u64 = 16 << 20;
 
@@ -60,7 +64,7 @@ impl Plan {
         let reads = Reads::plan_bytes(chunk_bytes(batch_bytes));
         let connections = u64::from(input.connections_max) * CONNECTION_BYTES;
         // Recovery holds two segments; it ends before the cache and the index are full.
-        let fixed = batches + recv + reads + connections + DEDUP_BYTES;
+        let fixed = batches + recv + reads + connections + UNSENT_BYTES_TOTAL + UNPARSED_BYTES_TOTAL + DEDUP_BYTES;
         let left = each.saturating_sub(fixed);
         let cache_bytes = input.cache_bytes.unwrap_or((left / 8).clamp(4 << 20, 256 << 20)).min(left / 2);
         let index_bytes = left.saturating_sub(cache_bytes);
@@ -75,8 +79,11 @@ impl Plan {
             (format!("receive buffers ({RECV_BUFFERS} x {} KiB)", RECV_BUFFER_BYTES / 1024), recv),
             // Cold records and scan chunks on their way from the device.
             ("device reads".into(), reads),
-            // Connections at rest; unsent and unparsed bytes are bounded per connection.
+            // Connections at rest.
             (format!("connections ({} x {} KiB)", input.connections_max, CONNECTION_BYTES / 1024), connections),
+            // What clients have not read yet, and requests that have not arrived whole: taken from the heap as needed.
+            ("unread replies, at most".into(), UNSENT_BYTES_TOTAL),
+            ("unfinished requests, at most".into(), UNPARSED_BYTES_TOTAL),
             // Answers of producers and Idempotency-Keys.
             ("retry windows".into(), DEDUP_BYTES),
             ("read cache".into(), cache_bytes),

@@ -174,6 +174,10 @@ impl<D: Driver> Shard<D> {
                         if done.durable_lsn.is_some() {
                             self.core.durable_moved();
                         }
+                    } else if self.core.partition.log.failed().is_some() {
+                        for conn in self.core.log_failed() {
+                            self.close(conn);
+                        }
                     }
                 }
                 Kind::Checkpoint(_) => self.checkpointer.written(result),
@@ -303,21 +307,23 @@ impl<D: Driver> Shard<D> {
             self.driver.send(id, bytes);
         }
         let said = conn.out.is_idle() && conn.jobs == 0;
-        if (conn.closing && said) || (conn.ended && said && !conn.stalled) {
+        let whole = !conn.input.is_empty() && conn.input.len() >= conn.needed;
+        if (conn.closing && said) || (conn.ended && said && !conn.stalled && !whole) {
             return self.close(id);
         }
+        // A request that is still arriving is let in whatever its size (the parser bounds it); whole ones that cannot be
+        // taken yet are not piled up.
+        let crowded = (whole && conn.input.len() > unparsed_max) || conn.out.bytes() > 2 * unsent_max;
         if conn.ended {
-            return;
-        }
-        let crowded = conn.input.len() > unparsed_max || conn.out.bytes() > 2 * unsent_max;
-        if crowded && !conn.paused && !conn.pausing {
+            // Nothing more to read.
+        } else if crowded && !conn.paused && !conn.pausing {
             conn.pausing = true;
             self.driver.pause(id);
         } else if conn.paused && !crowded {
             (conn.paused, conn.pausing) = (false, false);
             self.driver.resume(id);
         }
-        if !conn.input.is_empty() && !conn.stalled && !conn.closing && conn.input.len() >= conn.needed {
+        if whole && !conn.stalled && !conn.closing {
             self.core.parse_on(id);
         }
     }
