@@ -359,5 +359,9 @@ fn no_server_is_a_plain_error() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("connect to 127.0.0.1:1"), "{stderr}");
+    assert!(
+        stderr.starts_with("error: cannot connect to 127.0.0.1:1: Connection refused"),
+        "{stderr}"
+    );
+    assert_eq!(stderr.matches("refused").count(), 1, "{stderr}");
 }

@@ -23,14 +23,14 @@ pub enum Error {
         detail: String,
     },
     /// The network or the operating system.
-    #[error("cannot {doing} {address}: {source}")]
+    #[error("cannot {doing} {address}: {cause}")]
     Io {
         /// What the client was doing: `connect to`, `write to`, `read from`, `get an answer from`.
         doing: &'static str,
         /// The other end.
         address: String,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. Part of the message, and so not its source: chains would print it twice.
+        cause: io::Error,
     },
     /// The connection ended before the answer came: the append may be stored or not. Connect with a producer id to have such
     /// appends sent again safely.
@@ -64,11 +64,11 @@ impl Error {
         self.code().is_some_and(code_is_retryable)
     }
 
-    pub(crate) fn io(doing: &'static str, address: &str, source: io::Error) -> Error {
+    pub(crate) fn io(doing: &'static str, address: &str, cause: io::Error) -> Error {
         Error::Io {
             doing,
             address: address.to_owned(),
-            source,
+            cause,
         }
     }
 
