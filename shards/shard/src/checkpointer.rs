@@ -22,11 +22,12 @@ const PAGES_AT_ONCE: usize = 2;
 
 enum Stage {
     Idle,
-    /// Sections, in file order; entries last, because they are the long part.
+    /// Sections, in file order. Streams come behind the entries: replay counts only records above a stream's last lsn, and
+    /// tells a new key from a known one by the index, so the index must not hold what the counts do not.
+    Entries(Digest),
     Streams(u32),
     Producers(ProducersCursor),
     Keys(u64),
-    Entries(Digest),
     /// All pages are written: wait until `max_lsn` is durable, then sync them.
     Settle,
     SyncPages,
@@ -135,7 +136,7 @@ impl Checkpointer {
         (self.pages, self.keys, self.max_lsn) = (0, 0, 0);
         self.failed = false;
         self.started_ns = now_ns;
-        self.stage = Stage::Streams(0);
+        self.stage = Stage::Entries(Digest(0));
     }
 
     /// One step of the current stage. False: wait for a completion (or for the log).
@@ -161,7 +162,10 @@ impl Checkpointer {
                 self.page(driver, file, |sequence, number, chunk, _, page| {
                     encode_bytes(&identity, sequence, number, Section::IdempotencyKeys, chunk, page);
                 });
-                self.stage = next.map_or(Stage::Entries(Digest(0)), Stage::Keys);
+                self.stage = next.map_or(Stage::Settle, Stage::Keys);
+                if next.is_none() {
+                    self.max_lsn = partition.log.next_lsn() - 1;
+                }
             }
             Stage::Entries(cursor) => {
                 self.entries.clear();
@@ -172,10 +176,7 @@ impl Checkpointer {
                         encode_entries(&identity, sequence, number, entries, page);
                     });
                 }
-                self.stage = next.map_or(Stage::Settle, Stage::Entries);
-                if next.is_none() {
-                    self.max_lsn = partition.log.next_lsn() - 1;
-                }
+                self.stage = next.map_or(Stage::Streams(0), Stage::Entries);
             }
             Stage::Settle => {
                 let from = self.from.expect("set when it began");

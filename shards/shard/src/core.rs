@@ -152,7 +152,7 @@ pub struct Core<S> {
     pub(crate) split: Vec<(Vec<u8>, u32)>,
     pub(crate) draining: bool,
     pub(crate) drain_since_ns: Option<u64>,
-    pub(crate) mailbox_depth: u64,
+    pub(crate) outside: crate::gauges::Outside,
     /// Held for all connections, as of the last housekeeping.
     pub(crate) unsent_bytes: u64,
     pub(crate) unparsed_bytes: u64,
@@ -186,7 +186,7 @@ impl<S> Core<S> {
             split: (0..shards).map(|_| (Vec::new(), 0)).collect(),
             draining: false,
             drain_since_ns: None,
-            mailbox_depth: 0,
+            outside: crate::gauges::Outside::default(),
             unsent_bytes: 0,
             unparsed_bytes: 0,
             shared,
@@ -396,7 +396,9 @@ impl<S> Core<S> {
     }
 
     pub(crate) fn count_append(&mut self, done: &Appended, bytes: usize) {
-        if !done.repeated {
+        if done.repeated {
+            self.metrics.counters.repeats += 1;
+        } else {
             self.metrics.records(u64::from(done.records), bytes as u64);
         }
     }

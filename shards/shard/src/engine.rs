@@ -11,23 +11,17 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use index::{DigestKey, Index};
-use uring::{BufferPool, Features, Region, Ring, RingConfig, RingError, Waker};
+use uring::{BufferPool, Features, Ring, RingConfig, RingError, Waker};
 use wire::{ShardRoute, Topology};
 
-use crate::cache::ReadCache;
-use crate::checkpointer::Checkpointer;
-use crate::core::{Bounds, Core, Shared};
-use crate::dedup::{KeyLimits, ProducerLimits};
-use crate::driver::{Door, Driver, FileId, LogFiles};
+use crate::assemble::{Parts, assemble};
+use crate::core::{Bounds, Shared};
+use crate::driver::{Door, FileId, LogFiles};
 use crate::hop::Parcel;
-use crate::log::Log;
 use crate::mailbox::{self, Mailbox};
-use crate::partition::{CacheMemory, IndexMemory, Limits, Partition};
 use crate::plan::{Plan, PlanError, PlanInput};
 use crate::preparer::Preparer;
 use crate::profile::Profile;
-use crate::reads::Reads;
 use crate::recover::RecoverConfig;
 use crate::ring_driver::{Addresses, RingDriver};
 use crate::store::{OpenLog, Store, StoreError};
@@ -36,11 +30,7 @@ use crate::turn::{Pace, Shard};
 /// Shard i's own native port is the shared port plus this plus i.
 pub const SHARD_PORT_OFFSET: u16 = 10_001;
 const MAIL_CAPACITY: usize = 1024;
-const STREAMS_MAX: usize = 65_536;
 const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
-const PRODUCERS_MAX: usize = 65_536;
-const IDEMPOTENCY_KEYS_MAX: usize = 262_144;
-const DEDUP_WINDOW_SECONDS: u64 = 24 * 3600;
 
 /// What to serve, where, with how much.
 #[derive(Clone, Debug)]
@@ -308,8 +298,6 @@ fn shared(config: &EngineConfig, store: &Store, ports: &Ports) -> Shared {
             native_port: ports.shard.get(shard).copied().unwrap_or(ports.native),
         })
         .collect();
-    let payload = config.payload_bytes_max;
-    let segment = superblock.segment_bytes as usize;
     Shared {
         store: store.store_uuid(),
         topology: Topology { store: store.store_uuid(), map_epoch: superblock.map_epoch, shards: routes },
@@ -317,21 +305,7 @@ fn shared(config: &EngineConfig, store: &Store, ports: &Ports) -> Shared {
         timeline: superblock.logs[0].timeline,
         token: config.token.clone(),
         listen: config.listen,
-        bounds: Bounds {
-            payload_bytes_max: payload,
-            // A frame, and a body, is one unit of the log: it must fit a segment several times over.
-            frame_bytes_max: (payload + 128 * 1024).max((4 << 20).min(segment as u32 / 4)),
-            body_bytes_max: (payload as usize + 128 * 1024).max((16 << 20).min(segment / 4)),
-            connections_max: config.connections_max,
-            unsent_bytes_max: 1 << 20,
-            unparsed_bytes_max: 256 * 1024,
-            stalled_client_ns: 30_000_000_000,
-            connection_jobs_max: 1024,
-            connection_heavy_max: 4,
-            unsent_bytes_total: crate::plan::UNSENT_BYTES_TOTAL,
-            unparsed_bytes_total: crate::plan::UNPARSED_BYTES_TOTAL,
-            jobs_max: 65_536,
-        },
+        bounds: Bounds::new(config.payload_bytes_max, superblock.segment_bytes, config.connections_max),
         load: (0..superblock.logs.len()).map(|_| AtomicU32::new(0)).collect(),
         ready: (0..superblock.logs.len()).map(|_| AtomicU32::new(0)).collect(),
     }
@@ -463,37 +437,27 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
             open.push(file);
         }
     }
-    let mut driver = RingDriver::new(ring, profile.method(), open, listeners, preparer, shard, addresses)
+    let driver = RingDriver::new(ring, profile.method(), open, listeners, preparer, shard, addresses)
         .map_err(|e| OpenError::Shard(format!("shard {shard}: the ring cannot listen: {e}")))?;
     let waker = driver.waker();
 
-    let index_buckets = (plan.index_bytes as usize / size_of::<index::Bucket>()).max(64);
-    let index = Index::new(IndexMemory(Region::reserve(index_buckets).map_err(|e| no_memory("index", e))?));
-    let cache_memory = CacheMemory(Region::reserve(plan.cache_bytes as usize).map_err(|e| no_memory("read cache", e))?);
-    let partition = Partition::new(
-        Log::recovering(recover.identity, recover.segment_bytes, pool),
-        index,
-        DigestKey::new(digest_key),
-        ReadCache::new(cache_memory),
-        Limits {
-            streams_max: STREAMS_MAX,
-            producers: ProducerLimits {
-                producers_max: PRODUCERS_MAX,
-                bytes_max: plan.dedup_bytes as usize / 2,
-                window_seconds: DEDUP_WINDOW_SECONDS,
-            },
-            keys: KeyLimits { keys_max: IDEMPOTENCY_KEYS_MAX, bytes_max: plan.dedup_bytes as usize / 2 },
-            dedup_window_seconds: DEDUP_WINDOW_SECONDS,
-        },
-    );
-    let reads = Reads::new(plan.chunk_bytes()).map_err(|e| no_memory("device reads", e))?;
-    let now = driver.now();
-    let core = Core::new(shard, recover.epoch, shared, partition, reads, now);
     let pace = match config.spin_us {
         Some(us) => Pace { spin: Duration::from_micros(u64::from(us)), ..Pace::default() },
         None => Pace::default(),
     };
-    let checkpointer = Checkpointer::new(files.checkpoints, config.checkpoint_log_bytes.unwrap_or(CHECKPOINT_LOG_BYTES));
-    let shard = Shard::new(core, driver, mailbox, checkpointer, pace);
+    let assembled = assemble(Parts {
+        shard,
+        plan,
+        pool,
+        shared,
+        recover,
+        digest_key,
+        checkpoints: files.checkpoints,
+        checkpoint_log_bytes: config.checkpoint_log_bytes.unwrap_or(CHECKPOINT_LOG_BYTES),
+        mailbox,
+        driver,
+        pace,
+    });
+    let shard = assembled.map_err(|e| OpenError::Shard(e.to_string()))?;
     Ok((shard, files, Started { features, waker }))
 }

@@ -11,6 +11,7 @@ use crate::core::{Core, State};
 use crate::hop::Ask;
 use crate::jobs::{AppendForm, AppendWork, Asker, ScanWork, Voice, Work};
 use crate::native_input::Used;
+use crate::metrics::Protocol;
 use crate::outbox::{Operation, Released};
 use crate::owner::Later;
 use crate::partition::{Found, NotAppended, Once, Unit, append_gate, refuse};
@@ -72,6 +73,7 @@ impl<S> Core<S> {
 
     fn http_request(&mut self, conn: &mut Connection, request: Request<'_>, keep_alive: bool) -> Result<(), Later> {
         let voice = Voice::Http { keep_alive, head: request.head };
+        self.metrics.requests(Protocol::Http, operation_of(&request.route), 1);
         let open = matches!(request.route, Route::Healthz | Route::Readyz | Route::OpenApi);
         if !open && !self.token_is_right(request.bearer.unwrap_or_default()) {
             let message = "this server wants a token: send it as `Authorization: Bearer TOKEN`";
@@ -377,6 +379,16 @@ impl<S> Core<S> {
             self.outbound[shard].ask(ticket, &ask);
         }
         Ok(())
+    }
+}
+
+fn operation_of(route: &Route<'_>) -> Operation {
+    match route {
+        Route::Append { .. } | Route::AppendMany { .. } | Route::Delete { .. } => Operation::Append,
+        Route::Get { .. } => Operation::Get,
+        Route::History { .. } => Operation::History,
+        Route::Scan { .. } | Route::Tail { .. } => Operation::Scan,
+        _ => Operation::Other,
     }
 }
 

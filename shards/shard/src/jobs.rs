@@ -287,7 +287,7 @@ impl<S> Core<S> {
             }
             Work::Metrics { shards } => {
                 shards.sort_by_key(|s| s.shard);
-                let text = crate::metrics::render(shards);
+                let text = crate::metrics::render(shards, &crate::metrics::ProcessUsage::read(), env!("CARGO_PKG_VERSION"));
                 self.reply_to(&job, |out| render::body(out, voice, mark, 200, crate::metrics::CONTENT_TYPE, text.as_bytes()));
             }
             Work::Get { .. } | Work::History => unreachable!("answered with records"),

@@ -1,1 +1,43 @@
-//! placeholder
+//! One core's turn: connections, requests, one log with its index, over a [`driver::Driver`]; and the engine that starts and
+//! drains all of them.
+//!
+//! Reading order: `turn` (the loop) → `input`, `native_input`, `http_input` (bytes to work) → `partition` (what an append
+//! means) → `log` (batches to the device) → `outbox` (why an ack waits) → `owner`, `reads`, `scans` (reads) → `hop`,
+//! `jobs` (crossing shards) → `recover`, `replay`, `checkpointer` (restart) → `engine` (threads, ports, memory).
+//!
+//! It does not know flags, config files or how a banner looks.
+
+pub mod assemble;
+mod cache;
+mod checkpointer;
+mod conns;
+pub mod core;
+pub mod dedup;
+pub mod driver;
+pub mod engine;
+mod gauges;
+pub mod hop;
+mod http_input;
+mod input;
+mod jobs;
+pub mod log;
+pub mod mailbox;
+pub mod metrics;
+mod native_input;
+mod outbox;
+mod owner;
+pub mod partition;
+pub mod plan;
+mod preparer;
+pub mod profile;
+pub mod reads;
+mod records;
+pub mod recover;
+mod render;
+mod replay;
+mod ring_driver;
+mod scans;
+pub mod store;
+pub mod streams;
+mod token;
+pub mod turn;

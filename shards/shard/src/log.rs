@@ -12,7 +12,7 @@ use wal::record::{NewRecord, RecordCodec};
 use wal::writer::{Appended, Commits, ReadySegment, SealedBatch, Writer};
 use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES, Location, LogIdentity};
 
-use crate::driver::{Driver, FileId};
+use crate::driver::{Driver, FileId, Now};
 use crate::token::Token;
 
 /// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
@@ -62,6 +62,7 @@ struct Frozen {
     fate: Fate,
     last_lsn: u64,
     records: u32,
+    opened_ns: u64,
     submitted_ns: u64,
 }
 
@@ -69,6 +70,8 @@ struct Frozen {
 #[derive(Clone, Copy, Debug)]
 pub struct WriteDone {
     pub write_ns: u64,
+    /// From the batch's first record to its completion.
+    pub commit_ns: u64,
     pub bytes: u32,
     pub records: u32,
     /// The durable lsn if it moved.
@@ -100,6 +103,9 @@ pub struct Log {
     disk_full: bool,
     pub bytes_written: u64,
     log_time_us: u64,
+    /// Start of the turn, and when the open batch was opened.
+    now_ns: u64,
+    opened_ns: u64,
     unit_bytes_max: usize,
 }
 
@@ -127,6 +133,8 @@ impl Log {
         let unit_bytes_max = wal::writer::unit_bytes_max(start.segment_bytes as usize, pool.bytes_each());
         Log {
             unit_bytes_max,
+            now_ns: 0,
+            opened_ns: 0,
             identity: start.identity,
             codec: RecordCodec::new(&start.identity),
             writer: Writer::new(start.identity, start.epoch, start.chain, ready),
@@ -151,9 +159,9 @@ impl Log {
     }
 
     /// Log time: the larger of the clock and the last one given.
-    pub fn advance_time(&mut self, wall_us: u64) -> u64 {
-        self.log_time_us = self.log_time_us.max(wall_us);
-        self.log_time_us
+    pub fn advance_time(&mut self, now: Now) {
+        self.log_time_us = self.log_time_us.max(now.wall_us);
+        self.now_ns = now.monotonic_ns;
     }
     pub fn log_time_us(&self) -> u64 {
         self.log_time_us
@@ -248,7 +256,10 @@ impl Log {
         assert!(!self.writer.is_open(), "one batch is open at a time");
         let Some(buffer) = self.pool.take() else { return Err(Blocked::Buffers) };
         match self.writer.open(buffer, least_room) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.opened_ns = self.now_ns;
+                Ok(())
+            }
             Err(_buffer) if self.disk_full => Err(Blocked::DiskFull),
             Err(_buffer) => Err(Blocked::Segment),
         }
@@ -290,6 +301,7 @@ impl Log {
             fate: Fate::Queued,
             last_lsn,
             records,
+            opened_ns: self.opened_ns,
             submitted_ns: 0,
         });
         self.queued += 1;
@@ -371,6 +383,7 @@ impl Log {
         frozen.fate = Fate::Durable;
         let done = WriteDone {
             write_ns: now_ns.saturating_sub(frozen.submitted_ns),
+            commit_ns: now_ns.saturating_sub(frozen.opened_ns),
             bytes: frozen.bytes,
             records: frozen.records,
             durable_lsn: None,
@@ -379,6 +392,11 @@ impl Log {
         // Behind a failed write nothing may become durable, even if a later batch did reach the device.
         let durable_lsn = if self.failed.is_some() { None } else { self.commits.completed(batch) };
         Some(WriteDone { durable_lsn, ..done })
+    }
+
+    /// Bytes of all batch buffers.
+    pub fn buffer_bytes(&self) -> u64 {
+        (self.pool.count() * self.pool.bytes_each()) as u64
     }
 
     /// Every batch numbered below `batch` is on stable storage.

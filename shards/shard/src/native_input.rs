@@ -11,6 +11,7 @@ use crate::conns::Connection;
 use crate::core::Core;
 use crate::hop::{Ask, Origin};
 use crate::jobs::{AppendForm, AppendWork, Asker, ScanWork, Voice, Work};
+use crate::metrics::Protocol;
 use crate::outbox::{Operation, Released};
 use crate::owner::Later;
 use crate::partition::{Found, NotAppended, Once, Unit, append_gate, refuse};
@@ -126,6 +127,7 @@ impl<S> Core<S> {
 
     fn native_request(&mut self, conn: &mut Connection, id: u64, request: Request<'_>, digest: Option<Digest>) -> Result<(), Later> {
         let op = opcode_of(&request);
+        self.metrics.requests(Protocol::Native, operation_of(&request), 1);
         if !conn.authorised && !matches!(request, Request::Hello { .. }) {
             let refusal = refuse(Code::Unauthorized, "this server wants a token: send it in a hello frame first");
             self.native_refuse(conn, id, op, &refusal);
@@ -404,6 +406,16 @@ fn opcode_of(request: &Request<'_>) -> u8 {
         Request::Ping => opcode::PING,
         Request::Topology => opcode::TOPOLOGY,
         Request::Streams => opcode::STREAMS,
+    }
+}
+
+fn operation_of(request: &Request<'_>) -> Operation {
+    match request {
+        Request::Append(_) => Operation::Append,
+        Request::Get { .. } => Operation::Get,
+        Request::History { .. } => Operation::History,
+        Request::Scan { .. } | Request::Tail { .. } => Operation::Scan,
+        _ => Operation::Other,
     }
 }
 

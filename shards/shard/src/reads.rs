@@ -109,6 +109,10 @@ impl Reads {
     pub fn plan_bytes(chunk_bytes: usize) -> u64 {
         (SMALL_READS * SMALL_READ_BYTES + LARGE_READS * chunk_bytes) as u64
     }
+    /// Bytes of all read buffers.
+    pub fn buffer_bytes(&self) -> u64 {
+        Reads::plan_bytes(self.chunk_bytes())
+    }
     pub fn chunk_bytes(&self) -> usize {
         self.large.bytes_each()
     }

@@ -82,7 +82,7 @@ impl<D: Driver> Shard<D> {
     pub fn turn(&mut self) -> bool {
         self.wait();
         self.core.now = self.driver.now();
-        self.core.partition.log.advance_time(self.core.now.wall_us);
+        self.core.partition.log.advance_time(self.core.now);
         let mut events = std::mem::take(&mut self.events);
         let busy = !events.is_empty();
         for event in events.drain(..) {
@@ -98,6 +98,9 @@ impl<D: Driver> Shard<D> {
         self.flush();
         self.housekeeping();
         self.core.metrics.turn();
+        if busy || mail {
+            self.core.metrics.counters.busy_ns += self.driver.now().monotonic_ns - self.core.now.monotonic_ns;
+        }
         !(self.stopping && self.is_drained())
     }
 
@@ -349,7 +352,10 @@ impl<D: Driver> Shard<D> {
             return;
         }
         self.housekeeping_ns = now_ns;
-        self.core.mailbox_depth = self.mailbox.depth_total() as u64;
+        self.core.outside.mailbox_depth = self.mailbox.depth_total() as u64;
+        self.core.outside.checkpoint_seconds = self.checkpointer.seconds;
+        self.core.outside.checkpoint_bytes = self.checkpointer.bytes;
+        self.core.outside.checkpoint_ended_ns = self.checkpointer.ended_ns;
         self.core.wake_scans();
         for id in self.core.slow_clients() {
             self.core.metrics.slow_client();

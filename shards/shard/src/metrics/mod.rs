@@ -65,7 +65,7 @@ fn operation_name(operation: Operation) -> &'static str {
 }
 
 /// Every code that a refusal can have.
-const CODES: [Code; 14] = [
+const CODES: [Code; 15] = [
     Code::Malformed,
     Code::Unauthorized,
     Code::NotFound,
@@ -80,6 +80,7 @@ const CODES: [Code; 14] = [
     Code::CursorUnknown,
     Code::Internal,
     Code::MethodNotAllowed,
+    Code::HeadTooLarge,
 ];
 
 /// What a shard is doing. The numbers are shown.
@@ -264,17 +265,12 @@ impl ShardMetrics {
         self.requests[operation as usize].record_many(ns, count.into());
     }
 
-    /// A batch became durable, `ns` after it was sealed.
-    #[inline]
-    pub fn commit(&mut self, ns: u64) {
-        self.commit.record(ns);
-    }
-
     /// The device has written a batch.
     pub fn batch(&mut self, done: &WriteDone) {
         self.counters.batches += 1;
         self.counters.log_bytes += u64::from(done.bytes);
         self.device_write.record(done.write_ns);
+        self.commit.record(done.commit_ns);
         self.batch_records.record(done.records.into());
         self.batch_bytes.record(done.bytes.into());
     }

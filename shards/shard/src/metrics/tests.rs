@@ -14,9 +14,9 @@ fn busy_shard(shard: usize) -> ShardMetrics {
         metrics.latency(operation, 120_000, 16);
     }
     metrics.latency(Operation::Append, 90_000_000_000, 1);
-    metrics.commit(150_000);
     metrics.device_read(88_000);
     metrics.batch(&WriteDone {
+        commit_ns: 150_000,
         write_ns: 147_000,
         bytes: 28_672,
         records: 100,
