@@ -7,7 +7,7 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use super::dir::Directory;
-use super::survey::{CheckpointSurvey, LogSurvey, SegmentSurvey, Verdict, hex};
+use super::report::{CheckpointSurvey, LogSurvey, SegmentSurvey, Verdict, hex};
 use crate::cli::InspectFlags;
 use crate::exit::{Failure, output};
 use crate::text::human;

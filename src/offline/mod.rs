@@ -5,6 +5,8 @@
 
 pub mod dir;
 pub mod inspect;
+mod loose;
+pub mod report;
 pub mod stream;
 pub mod survey;
 pub mod verify;
@@ -19,7 +21,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use dir::Directory;
-use survey::LogSurvey;
+use report::LogSurvey;
 
 /// Surveys every log of the directory, one executor per core at most. The surveys come back in log order.
 pub fn survey_all(directory: &Directory) -> anyhow::Result<Vec<LogSurvey>> {

@@ -9,172 +9,21 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use index::checkpoint::{self, CheckpointHeader};
 use indicatif::ProgressBar;
-use serde::Serialize;
 use wal::chain::ChainPoint;
 use wal::record::{Kind, RecordCodec, RecordView};
 use wal::recovery::{Decision, Evidence, decide};
-use wal::scan::{self, BatchInfo, Stop};
+use wal::scan::{self, Stop};
 use wal::segment::SegmentHeader;
 use wal::superblock::Superblock;
 use wal::{BLOCK_BYTES, LogIdentity};
 
 use super::dir::LogFiles;
+use super::loose::{Loose, Segment};
+use super::report::{CheckpointSurvey, LogSurvey, SegmentSurvey, Spot, StreamSurvey, Verdict, hex};
 use super::stream::{Files, Reader, read_head};
 
 /// Segments are numbered from here; a log that starts later has given its first ones back.
 const FIRST_SEGMENT: u32 = 1;
-
-/// What is in a log.
-#[derive(Debug, Serialize)]
-pub struct LogSurvey {
-    /// Number in the store.
-    pub number: u32,
-    /// Its uuid in hex; None when neither superblock nor segment says it.
-    pub log: Option<String>,
-    /// Its timeline.
-    pub timeline: Option<u32>,
-    /// Term of the last writer, from the superblock.
-    pub epoch: Option<u32>,
-    /// First and last slot, from the superblock.
-    pub slots: Option<(u16, u16)>,
-    /// Durable lsn at the last clean close, from the superblock.
-    pub durable_lsn_at_close: Option<u64>,
-    /// Bytes of its files.
-    pub bytes: u64,
-    /// Bytes of them that were read and checked: all but files that hold nothing.
-    pub bytes_checked: u64,
-    /// Batches of the verified log.
-    pub batches: u64,
-    /// Records of the verified log.
-    pub records: u64,
-    /// Last lsn of the verified log, 0 when it is empty.
-    pub last_lsn: u64,
-    /// In order of the segment's number; files that hold none come last.
-    pub segments: Vec<SegmentSurvey>,
-    /// By id.
-    pub streams: Vec<StreamSurvey>,
-    /// As they lie on disk.
-    pub checkpoints: Vec<CheckpointSurvey>,
-    /// What recovery would make of the log.
-    pub verdict: Verdict,
-}
-
-/// A place where something is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Spot {
-    /// Relative to the data directory.
-    pub file: String,
-    /// Byte offset of the block, batch or page.
-    pub offset: u64,
-    /// First lsn that cannot be read there; None where no record is concerned.
-    pub lsn: Option<u64>,
-    /// What was found.
-    pub why: String,
-}
-
-/// What recovery would make of a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
-pub enum Verdict {
-    /// Everything verifies up to a clean end.
-    Whole,
-    /// What follows the end was never acked: recovery cuts it.
-    TornTail(Spot),
-    /// Something that was durable does not verify: recovery stops the shard.
-    Damage(Spot),
-}
-
-/// One segment file.
-#[derive(Debug, Default, Serialize)]
-pub struct SegmentSurvey {
-    /// Relative to the data directory.
-    pub file: String,
-    /// What the header says, or why it cannot be read.
-    pub state: String,
-    /// Number in the log.
-    pub segment: Option<u32>,
-    /// Life of the file.
-    pub generation: Option<u32>,
-    /// Up to the end of the last verified batch, the header included.
-    pub bytes_used: u64,
-    /// Verified batches that the chain holds.
-    pub batches: u64,
-    /// Their records.
-    pub records: u64,
-    /// Of the chain's records here.
-    pub first_lsn: Option<u64>,
-    /// Of the chain's records here.
-    pub last_lsn: Option<u64>,
-    /// Why reading stopped.
-    pub stop: Option<String>,
-    /// Batches that verify on their own and that the chain does not reach.
-    pub loose_batches: u64,
-}
-
-/// One stream of the log.
-#[derive(Debug, Default, Serialize)]
-pub struct StreamSurvey {
-    /// Log-local id.
-    pub id: u32,
-    /// From its definition; None when that was not read.
-    pub name: Option<String>,
-    /// Records, tombstones among them.
-    pub records: u64,
-    /// Tombstones.
-    pub tombstones: u64,
-    /// Bytes of keys and payloads.
-    pub bytes: u64,
-}
-
-/// One checkpoint file.
-#[derive(Debug, Serialize)]
-pub struct CheckpointSurvey {
-    /// Relative to the data directory.
-    pub file: String,
-    /// Number, when the header can be read; None without a flaw is a file that was never written.
-    pub sequence: Option<u64>,
-    /// Entries that the header promises.
-    pub keys: Option<u64>,
-    /// Pages that the header promises.
-    pub pages: Option<u64>,
-    /// First lsn that a restart replays behind it.
-    pub replay_from_lsn: Option<u64>,
-    /// Largest lsn that it names.
-    pub max_lsn: Option<u64>,
-    /// What is wrong with it.
-    pub flaw: Option<Spot>,
-    #[serde(skip)]
-    header: Option<CheckpointHeader>,
-}
-
-impl LogSurvey {
-    /// Everything here that does not verify and should, the log itself first.
-    pub fn damages(&self) -> impl Iterator<Item = &Spot> {
-        let log = match &self.verdict {
-            Verdict::Damage(spot) => Some(spot),
-            Verdict::Whole | Verdict::TornTail(_) => None,
-        };
-        let newest = self.newest_checkpoint().and_then(|copy| copy.flaw.as_ref());
-        log.into_iter().chain(newest)
-    }
-
-    /// Flaws that cost nothing: the older checkpoint is written over while the newer one is in force, and one without a good
-    /// header was never finished.
-    pub fn harmless(&self) -> impl Iterator<Item = &Spot> {
-        let newest = self.newest_checkpoint().map(|copy| &copy.file);
-        self.checkpoints
-            .iter()
-            .filter(move |copy| Some(&copy.file) != newest)
-            .filter_map(|copy| copy.flaw.as_ref())
-    }
-
-    fn newest_checkpoint(&self) -> Option<&CheckpointSurvey> {
-        self.checkpoints
-            .iter()
-            .filter(|copy| copy.header.is_some())
-            .max_by_key(|copy| copy.sequence)
-    }
-}
 
 /// A segment file that belongs to the log.
 struct Live {
@@ -501,85 +350,6 @@ fn stop_text(stop: &Stop) -> String {
     }
 }
 
-/// Checks batches without a chain to hold them to: each on its own, and their numbers against each other.
-#[derive(Default)]
-struct Loose {
-    last: Option<BatchInfo>,
-    /// First place that does not verify; its file is the caller's to fill in.
-    broken: Option<Spot>,
-}
-
-impl Loose {
-    /// Counts the batches in `range` of a segment that verify; `visit` sees their records.
-    fn read(
-        &mut self,
-        codec: &RecordCodec,
-        segment: &Segment<'_>,
-        range: std::ops::Range<u32>,
-        mut visit: impl FnMut(&RecordView<'_>),
-    ) -> u64 {
-        let (mut batches, mut offset) = (0, range.start);
-        let mut broken = |offset: u32, lsn: u64, why: String| {
-            self.broken.get_or_insert(Spot {
-                file: String::new(),
-                offset: u64::from(offset),
-                lsn: Some(lsn),
-                why,
-            });
-        };
-        while let Some(info) =
-            scan::find_batch(segment.identity, segment.header, segment.bytes, offset)
-            && info.offset < range.end
-        {
-            if let Some(last) = &self.last
-                && (info.batch, info.first_lsn)
-                    != (last.batch + 1, last.first_lsn + u64::from(last.records))
-            {
-                let place = if last.segment == info.segment {
-                    last.offset + last.bytes
-                } else {
-                    BLOCK_BYTES as u32
-                };
-                broken(
-                    place,
-                    last.first_lsn + u64::from(last.records),
-                    format!("batch {} does not follow batch {}", info.batch, last.batch),
-                );
-            }
-            let content = segment
-                .bytes
-                .get(info.offset as usize..)
-                .unwrap_or_default();
-            let mut whole = content.len() >= info.bytes as usize;
-            for (lsn, (_, record)) in (info.first_lsn..).zip(scan::records(codec, &info, content)) {
-                match record {
-                    Ok(record) => visit(&record),
-                    Err(error) => {
-                        whole = false;
-                        broken(info.offset, lsn, error.to_string());
-                    }
-                }
-            }
-            batches += u64::from(whole);
-            offset = info.offset
-                + if whole {
-                    info.bytes
-                } else {
-                    BLOCK_BYTES as u32
-                };
-            self.last = Some(info);
-        }
-        batches
-    }
-}
-
-/// A segment's bytes and what its header says.
-struct Segment<'a> {
-    identity: &'a LogIdentity,
-    header: &'a SegmentHeader,
-    bytes: &'a [u8],
-}
-
 /// Reads every page of a checkpoint.
 async fn survey_checkpoint(
     path: &Path,
@@ -691,13 +461,4 @@ impl Streams {
 
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
-}
-
-/// Bytes as lower-case hex, as uuids are shown.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }

@@ -12,7 +12,7 @@ use wal::writer::{ReadySegment, Writer};
 use wal::{Link, LogIdentity};
 
 use super::dir::Directory;
-use super::survey::{LogSurvey, Verdict};
+use super::report::{LogSurvey, Verdict};
 
 const SEGMENT_BYTES: usize = 64 * 1024;
 const IDENTITY: LogIdentity = LogIdentity {

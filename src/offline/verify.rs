@@ -1,24 +1,13 @@
 //! `pinion verify DIR`: every checksum, and the verdict that a starting server would come to. Ends with 1 at damage.
 
-use std::fmt;
 use std::io::Write as _;
 use std::time::Instant;
 
 use super::dir::Directory;
-use super::survey::{LogSurvey, Spot, Verdict};
+use super::report::{LogSurvey, Spot, Verdict};
 use crate::cli::VerifyFlags;
 use crate::exit::{Failure, output};
 use crate::text::{counted, human};
-
-impl fmt::Display for Spot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at offset {}", self.file, self.offset)?;
-        if let Some(lsn) = self.lsn {
-            write!(f, ", lsn {lsn}")?;
-        }
-        write!(f, ": {}", self.why)
-    }
-}
 
 /// Reads everything and says what does not verify.
 pub fn run(flags: &VerifyFlags) -> Result<(), Failure> {
