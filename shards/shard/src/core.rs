@@ -133,6 +133,8 @@ pub struct Core<S> {
     pub(crate) reads: Reads,
     pub(crate) scan_hints: ScanHints,
     pub(crate) waiting: Vec<Box<Scan>>,
+    /// Followed tails whose clients have much to read before they get more.
+    pub(crate) held_tails: Vec<(crate::jobs::Asker, crate::jobs::ScanWork)>,
     /// Answers for our own jobs, taken up after the request at hand.
     pub(crate) answers: VecDeque<(Ticket, u64, Answered)>,
     /// Mail of this turn, by shard.
@@ -172,6 +174,7 @@ impl<S> Core<S> {
             reads,
             scan_hints: ScanHints::default(),
             waiting: Vec::new(),
+            held_tails: Vec::new(),
             answers: VecDeque::new(),
             outbound: (0..shards).map(|_| Parcel::default()).collect(),
             held: Held::default(),

@@ -15,6 +15,11 @@ use crate::partition::refuse;
 use crate::records::RecordSet;
 use crate::render;
 
+/// A log waits so long for news before it is asked again.
+const TAIL_SLICE_NS: u64 = 500_000_000;
+/// A followed tail says so often that it is alive.
+const HEARTBEAT_NS: u64 = 15_000_000_000;
+
 /// How the connection wants its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Voice {
@@ -268,6 +273,13 @@ impl<S> Core<S> {
                 self.reply_to(&job, |out| render::records(out, voice, mark, &sets, (!empty).then_some(&cursor)));
             }
             Work::Tail(tail) => {
+                if tail.records == 0 && tail.wait_until_ns > self.now.monotonic_ns {
+                    let Some(conn) = self.conns.get_mut(asker.conn) else { return };
+                    if !conn.ended {
+                        let Work::Tail(tail) = job.work else { unreachable!("just matched") };
+                        return self.start_tail(asker, tail);
+                    }
+                }
                 let (sets, cursor) = (std::mem::take(&mut tail.set), tail.cursor.clone());
                 if tail.follow {
                     return self.tail_goes_on(job, &sets, &cursor);
@@ -304,32 +316,50 @@ impl<S> Core<S> {
         if conn.out.fill(job.asker.hole, gate, released, write) && gate == 0 {
             self.latency.record(&released, self.now.monotonic_ns);
         }
+        // Replies that stood behind this one may have gates that were passed while they waited: no commit will come for them.
+        let (durable, now_ns, latency) = (self.partition.log.durable_lsn(), self.now.monotonic_ns, &mut self.latency);
+        conn.out.release(durable, |r| latency.record(&r, now_ns));
         self.touch(job.asker.conn);
     }
 
     /// A followed tail: write what came as events, ask again.
     fn tail_goes_on(&mut self, mut job: Job, sets: &[RecordSet], cursor: &Cursor) {
         let asker = job.asker;
-        let now_ns = self.now.monotonic_ns;
         let Some(conn) = self.conns.get_mut(asker.conn) else { return };
-        if conn.out.is_next(asker.hole) {
-            let mut bytes = Vec::new();
-            render::events(&mut bytes, sets, cursor);
-            conn.out.stream(&bytes);
-            self.touch(asker.conn);
+        if conn.ended {
+            // Nobody listens any more: the end of the stream is the end of the connection.
+            return self.reply_to(&job, |_| ());
         }
+        let mut bytes = Vec::new();
+        render::events(&mut bytes, sets, cursor);
+        conn.out.stream(asker.hole, bytes, job.released());
+        self.touch(asker.conn);
         let Work::Tail(tail) = &mut job.work else { unreachable!("only tails are followed") };
         tail.records = 0;
-        tail.wait_until_ns = now_ns + 15_000_000_000;
+        tail.wait_until_ns = self.now.monotonic_ns + HEARTBEAT_NS;
         let Work::Tail(tail) = job.work else { unreachable!("only tails are followed") };
-        self.start_tail(asker, tail);
+        self.held_tails.push((asker, tail));
+        self.resume_tails();
     }
 
-    /// Ask every log for news behind the cursor.
+    /// Followed tails whose clients have read enough of what they were sent ask for more.
+    pub(crate) fn resume_tails(&mut self) {
+        for (asker, tail) in std::mem::take(&mut self.held_tails) {
+            let Some(conn) = self.conns.get_mut(asker.conn) else { continue };
+            if conn.out.bytes() < self.shared.bounds.unsent_bytes_max {
+                self.start_tail(asker, tail);
+            } else {
+                self.held_tails.push((asker, tail));
+            }
+        }
+    }
+
+    /// Ask every log for news behind the cursor. They wait for a slice of the time only: what one of them still waits for
+    /// when another had news, or when the client is gone, is over soon.
     pub(crate) fn start_tail(&mut self, asker: Asker, tail: ScanWork) {
         let logs = self.shared.logs.clone();
         let stream = tail.stream.clone();
-        let (limit, wait_until_ns) = (tail.limit, tail.wait_until_ns);
+        let (limit, wait_until_ns) = (tail.limit, tail.wait_until_ns.min(self.now.monotonic_ns + TAIL_SLICE_NS));
         let from: Vec<u64> = logs.iter().map(|l| tail.from_lsn(*l)).collect();
         let ticket = self.jobs.add(asker, logs.len() as u32, Work::Tail(tail));
         for (shard, from_lsn) in from.into_iter().enumerate() {

@@ -146,14 +146,20 @@ impl Outbox {
         self.slots.retain(|s| !matches!(s, Slot::Hole(h) if *h == hole));
     }
 
-    /// Bytes for a stream that stays open (server-sent events): pushed in front of the hole that stands for it.
-    pub fn stream(&mut self, bytes: &[u8]) {
-        self.ready.extend_from_slice(bytes);
-    }
-
-    /// True if the hole is the oldest thing that this connection waits for.
-    pub fn is_next(&self, hole: u64) -> bool {
-        self.lane.is_empty() && matches!(self.slots.front(), Some(Slot::Hole(h)) if *h == hole)
+    /// Bytes for a stream that stays open (server-sent events): they go in front of the hole that stands for it.
+    pub fn stream(&mut self, hole: u64, bytes: Vec<u8>, released: Released) {
+        match self.slots.iter().position(|s| matches!(s, Slot::Hole(h) if *h == hole)) {
+            Some(0) if self.lane.is_empty() => self.ready.extend_from_slice(&bytes),
+            Some(0) => {
+                self.lane.extend_from_slice(&bytes);
+                self.mark(0, released);
+            }
+            Some(at) => {
+                self.slot_bytes += bytes.len();
+                self.slots.insert(at, Slot::Reply { bytes, gate: 0, released });
+            }
+            None => {}
+        }
     }
 
     /// Release everything whose gate `durable_lsn` has reached.
@@ -269,6 +275,25 @@ mod tests {
         o.release(7, |_| {});
         assert_eq!(text(&mut o), "fourth");
         assert!(o.is_idle());
+    }
+
+    #[test]
+    fn a_stream_keeps_its_place_behind_what_was_asked_before() {
+        let mut o = Outbox::new(Order::InOrder);
+        o.reply(3, OP, |b| b.extend(b"gated "));
+        let earlier = o.hole();
+        let follow = o.hole();
+        o.stream(follow, b"one ".into(), OP);
+        assert_eq!(text(&mut o), "");
+        o.release(3, |_| {});
+        assert_eq!(text(&mut o), "gated ");
+        o.fill(earlier, 4, OP, |b| b.extend(b"earlier "));
+        o.stream(follow, b"two ".into(), OP);
+        assert_eq!(text(&mut o), "");
+        o.release(4, |_| {});
+        assert_eq!(text(&mut o), "earlier one two ");
+        o.stream(follow, b"three".into(), OP);
+        assert_eq!(text(&mut o), "three");
     }
 
     #[test]

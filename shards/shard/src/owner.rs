@@ -64,6 +64,7 @@ impl<S> Core<S> {
                     upto_lsn: 0,
                     limit: *limit as usize,
                     oldest_us: 0,
+                    depth: None,
                     wait_until_ns: *wait_until_ns,
                     set: RecordSet::new(self.log_number()),
                     at: Location::default(),

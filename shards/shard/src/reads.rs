@@ -47,6 +47,8 @@ pub struct Scan {
     pub upto_lsn: u64,
     pub limit: usize,
     pub oldest_us: u64,
+    /// Versions of a key that are shown (policy).
+    pub depth: Option<u32>,
     pub wait_until_ns: u64,
     pub set: RecordSet,
     /// Where the batch with `next_lsn` is, or an earlier one of the same segment.

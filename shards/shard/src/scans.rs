@@ -5,14 +5,14 @@
 
 use wal::Location;
 use wal::BLOCK_BYTES;
-use wal::record::{Kind, RecordCodec, RecordError};
+use wal::record::{Kind, RecordError, RecordView};
 use wal::scan::{BatchInfo, Stop};
 use wire::Code;
 
 use crate::core::Core;
 use crate::hop::Answer;
 use crate::owner::page_is_full;
-use crate::partition::refuse;
+use crate::partition::{Partition, refuse};
 use crate::reads::{Read, Scan, Then};
 
 impl<S> Core<S> {
@@ -20,10 +20,13 @@ impl<S> Core<S> {
     pub(crate) fn begin_scan(&mut self, mut scan: Box<Scan>) {
         scan.upto_lsn = self.partition.log.durable_lsn();
         let Some(id) = self.partition.streams.lookup(&scan.stream_name) else {
+            // Whoever defines it later does so behind what is durable now. To say less would be asked again for ever.
+            scan.next_lsn = scan.next_lsn.max(scan.upto_lsn + 1);
             return self.end_scan(scan);
         };
         scan.stream = id;
         scan.oldest_us = self.oldest_us(id);
+        scan.depth = self.partition.streams.get(id).and_then(|s| s.policy.history_depth);
         let last = self.partition.streams.get(id).map_or(0, |s| s.last_lsn);
         if scan.next_lsn > scan.upto_lsn || scan.next_lsn > last {
             // Nothing of this stream can be there; do not read the log to find that out.
@@ -72,7 +75,7 @@ impl<S> Core<S> {
             if let Some(bytes) = self.partition.log.in_memory(scan.at) {
                 // If this is not a batch's start in memory, the device knows.
                 if let Ok(info) = wal::scan::batch_at(&self.partition.log.identity, &header, scan.at.offset, bytes)
-                    && scan.take(&self.partition.log.codec, &info, bytes).is_ok()
+                    && scan.take(&self.partition, &info, bytes).is_ok()
                 {
                     continue;
                 }
@@ -100,7 +103,7 @@ impl<S> Core<S> {
                 break;
             }
             let taken = found.and_then(|info| {
-                scan.take(&self.partition.log.codec, &info, rest).map_err(|(lsn, error)| Stop::Invalid(format!("lsn {lsn}: {error}")))?;
+                scan.take(&self.partition, &info, rest).map_err(|(lsn, error)| Stop::Invalid(format!("lsn {lsn}: {error}")))?;
                 Ok(info)
             });
             match taken {
@@ -132,7 +135,10 @@ impl<S> Core<S> {
             return;
         }
         let more = scan.next_lsn <= scan.upto_lsn;
-        self.scan_hints.put(scan.next_lsn, scan.at);
+        // Segments count from 1: a scan that never looked at the log knows no place.
+        if scan.at.segment > 0 {
+            self.scan_hints.put(scan.next_lsn, scan.at);
+        }
         let answer = Answer::Records { set: scan.set, next_lsn: scan.next_lsn, more };
         self.answer(scan.origin, 0, answer);
     }
@@ -156,9 +162,16 @@ impl<S> Core<S> {
 }
 
 impl Scan {
+    /// Whether the record is among the newest versions of its key that the policy shows.
+    fn is_kept(&self, partition: &Partition, record: &RecordView<'_>) -> bool {
+        let Some(depth) = self.depth else { return true };
+        let newest = partition.index.get(partition.digests.digest(self.stream, record.key));
+        newest.is_none_or(|newest| newest.version.saturating_sub(record.version) < depth)
+    }
+
     /// Take what one batch has for this page and step behind it (or stay on it when the page is full inside).
-    fn take(&mut self, codec: &RecordCodec, info: &BatchInfo, batch: &[u8]) -> Result<(), (u64, RecordError)> {
-        for (_, record) in wal::scan::records(codec, info, batch) {
+    fn take(&mut self, partition: &Partition, info: &BatchInfo, batch: &[u8]) -> Result<(), (u64, RecordError)> {
+        for (_, record) in wal::scan::records(&partition.log.codec, info, batch) {
             let record = record.map_err(|error| (self.next_lsn, error))?;
             if record.lsn < self.next_lsn {
                 continue;
@@ -168,7 +181,7 @@ impl Scan {
             }
             self.next_lsn = record.lsn + 1;
             let shown = matches!(record.kind, Kind::Put | Kind::Tombstone);
-            if shown && record.stream == self.stream && record.timestamp_us >= self.oldest_us {
+            if shown && record.stream == self.stream && record.timestamp_us >= self.oldest_us && self.is_kept(partition, &record) {
                 self.set.push(&record);
             }
         }

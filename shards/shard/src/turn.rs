@@ -357,6 +357,7 @@ impl<D: Driver> Shard<D> {
         self.core.outside.checkpoint_bytes = self.checkpointer.bytes;
         self.core.outside.checkpoint_ended_ns = self.checkpointer.ended_ns;
         self.core.wake_scans();
+        self.core.resume_tails();
         for id in self.core.slow_clients() {
             self.core.metrics.slow_client();
             tracing::info!(shard = self.core.id, "dropped a client that took no bytes for too long");
