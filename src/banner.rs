@@ -53,10 +53,17 @@ pub fn render(banner: &Banner) -> String {
     out
 }
 
-/// The line that scripts wait for: every shard takes writes.
-pub fn ready_line(banner: &Banner) -> String {
+/// The line that scripts wait for: every shard takes writes, but for the `stopped` ones.
+pub fn ready_line(banner: &Banner, stopped: &[usize]) -> String {
+    let without = match stopped {
+        [] => String::new(),
+        list => {
+            let numbers: Vec<String> = list.iter().map(usize::to_string).collect();
+            format!(", without {} (stopped, see the log)", numbers.join(", "))
+        }
+    };
     format!(
-        "pinion is serving native {} and http {} on {}\n",
+        "pinion is serving native {} and http {} on {}{without}\n",
         native(banner),
         http(banner),
         counted(banner.shards.len() as u64, "shard"),
@@ -190,9 +197,10 @@ mod tests {
         );
         assert_eq!(render(&banner()), wanted);
         assert_eq!(
-            ready_line(&banner()),
+            ready_line(&banner(), &[]),
             "pinion is serving native 127.0.0.1:7600 and http 127.0.0.1:7500 on 2 shards\n"
         );
+        assert!(ready_line(&banner(), &[1]).ends_with("on 2 shards, without 1 (stopped, see the log)\n"));
     }
 
     #[test]

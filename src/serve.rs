@@ -19,7 +19,7 @@ use crate::config::{self, ServeConfig, ServeFlags};
 use crate::exit::{Failure, output, usage};
 use crate::text::counted;
 
-/// How often a starting server looks whether its shards are ready.
+/// How often a starting server looks whether its shards have recovered.
 const READY_POLL: Duration = Duration::from_millis(5);
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
@@ -53,8 +53,8 @@ pub fn run(flags: ServeFlags, matches: &ArgMatches) -> Result<(), Failure> {
     let mut signals = listen_for_signals()?;
     let engine = Engine::open(engine_config(config))?;
     show(&banner::render(engine.banner()));
-    if wait_until_ready(&engine, &mut signals) {
-        show(&banner::ready_line(engine.banner()));
+    if wait_until_settled(&engine, &mut signals) {
+        show(&banner::ready_line(engine.banner(), &engine.stopped_shards()));
         signals.forever().next();
     }
     tracing::info!("draining: no new connections, open requests are finished");
@@ -78,12 +78,12 @@ fn listen_for_signals() -> anyhow::Result<Signals> {
 }
 
 /// False: a signal came first.
-fn wait_until_ready(engine: &Engine, signals: &mut Signals) -> bool {
+fn wait_until_settled(engine: &Engine, signals: &mut Signals) -> bool {
     loop {
         if signals.pending().next().is_some() {
             return false;
         }
-        if engine.is_ready() {
+        if engine.is_settled() {
             return true;
         }
         std::thread::sleep(READY_POLL);

@@ -56,9 +56,14 @@ pub struct Shared {
     pub bounds: Bounds,
     /// Connections of each shard, for balance.
     pub load: Vec<AtomicU32>,
-    /// 1 when a shard is ready.
+    /// `RECOVERING`, `READY` or `STOPPED` for each shard.
     pub ready: Vec<AtomicU32>,
 }
+
+/// What a shard says of itself to the others, in `Shared::ready`.
+pub const RECOVERING: u32 = 0;
+pub const READY: u32 = 1;
+pub const STOPPED: u32 = 2;
 
 /// What a shard can do for clients now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -416,6 +421,6 @@ impl<S> Core<S> {
     }
 
     pub(crate) fn is_process_ready(&self) -> bool {
-        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) == 1)
+        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) == READY)
     }
 }

@@ -235,9 +235,15 @@ impl Engine {
         &self.banner
     }
 
-    /// True once every shard takes writes.
-    pub fn is_ready(&self) -> bool {
-        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) == 1)
+    /// True once every shard has ended its recovery, one way or the other.
+    pub fn is_settled(&self) -> bool {
+        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) != crate::core::RECOVERING)
+    }
+
+    /// Shards that stopped instead of becoming ready; the log says why.
+    pub fn stopped_shards(&self) -> Vec<usize> {
+        let stopped = |shard: &usize| self.shared.ready[*shard].load(Ordering::Acquire) == crate::core::STOPPED;
+        (0..self.shared.ready.len()).filter(stopped).collect()
     }
 
     /// Stop accepting, commit, write a last checkpoint, end. The error names shards that could not.

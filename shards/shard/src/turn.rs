@@ -69,13 +69,14 @@ impl<D: Driver> Shard<D> {
     /// Recovered: take writes from now on.
     pub fn start(&mut self) {
         self.core.state = State::Ready;
-        self.core.shared.ready[self.core.id].store(1, std::sync::atomic::Ordering::Release);
+        self.core.shared.ready[self.core.id].store(crate::core::READY, std::sync::atomic::Ordering::Release);
     }
 
     /// Damaged: refuse everything with the reason, let the others go on.
     pub fn stop_with(&mut self, why: String) {
         tracing::error!(shard = self.core.id, "stopped: {why}");
         self.core.state = State::Stopped(why);
+        self.core.shared.ready[self.core.id].store(crate::core::STOPPED, std::sync::atomic::Ordering::Release);
     }
 
     /// One turn. Returns false when a drain is complete.
