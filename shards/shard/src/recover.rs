@@ -273,7 +273,7 @@ impl<D: Driver> Shard<D> {
         // An old file may be short (a crash while it was made): then it is made again from scratch.
         self.driver.prepare_segment(slot, None, config.segment_bytes, header, Token::segment(slot));
         loop {
-            for event in self.poll_some() {
+            for event in self.poll_some()? {
                 match event {
                     Event::SegmentReady { result: Ok(file), .. } => return Ok(SegmentFile { slot, file, segment: 1, generation, first_lsn: 0 }),
                     Event::SegmentReady { result: Err(error), .. } => {
@@ -341,7 +341,7 @@ impl<D: Driver> Shard<D> {
                     Err(error) => Err(RecoverError::Io { what: what.into(), error }),
                 };
             }
-            for event in self.poll_some() {
+            for event in self.poll_some()? {
                 match event {
                     Event::Read { token, buffer, result } if matches!(Token::kind(token), Kind::Recovery(_)) => {
                         let Kind::Recovery(sequence) = Token::kind(token) else { unreachable!("just matched") };
@@ -354,13 +354,13 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn poll_some(&mut self) -> Vec<Event<D::Socket, D::Received>> {
+    /// A driver that fails will not bring what is awaited: recovery ends with its error.
+    fn poll_some(&mut self) -> Result<Vec<Event<D::Socket, D::Received>>, RecoverError> {
         let mut events = Vec::new();
-        if let Err(error) = self.driver.poll(Patience::Sleep(Duration::from_millis(20)), &mut events) {
-            tracing::error!("the ring failed: {error}");
-        }
+        let polled = self.driver.poll(Patience::Sleep(Duration::from_millis(20)), &mut events);
+        polled.map_err(|error| RecoverError::Io { what: "from the ring".into(), error })?;
         self.core.now = self.driver.now();
-        events
+        Ok(events)
     }
 
     /// The newest checkpoint that verifies, loaded into the partition. Without one the whole log is replayed.
@@ -419,7 +419,7 @@ impl<D: Driver> Shard<D> {
                 let len = read(after);
                 let buffer = Buffer::new(len).map_err(|error| RecoverError::Io { what: "a checkpoint".into(), error })?;
                 ahead = Some(self.start_read(file, offset(after), buffer, len));
-                self.poll_and_keep();
+                self.poll_and_keep()?;
             }
             for bytes in buffer[..len].chunks_exact(checkpoint::PAGE_BYTES) {
                 self.load_page(header, page, bytes)?;
@@ -430,11 +430,10 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Get a read that was just started to the device without waiting for it.
-    fn poll_and_keep(&mut self) {
+    fn poll_and_keep(&mut self) -> Result<(), RecoverError> {
         let mut events = Vec::new();
-        if let Err(error) = self.driver.poll(Patience::None, &mut events) {
-            tracing::error!("the ring failed: {error}");
-        }
+        let polled = self.driver.poll(Patience::None, &mut events);
+        polled.map_err(|error| RecoverError::Io { what: "from the ring".into(), error })?;
         for event in events {
             match event {
                 Event::Read { token, buffer, result } if matches!(Token::kind(token), Kind::Recovery(_)) => {
@@ -444,6 +443,7 @@ impl<D: Driver> Shard<D> {
                 other => self.event(other),
             }
         }
+        Ok(())
     }
 
     fn load_page(&mut self, header: &CheckpointHeader, page: u64, bytes: &[u8]) -> Result<(), RecoverError> {

@@ -1,0 +1,366 @@
+//! Whole runs: small workloads with a crash behind every disk operation, and long random ones.
+//!
+//! A run is a function of its seed and its configuration. It does not know what a promise is: the oracle does.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use wire::{Condition, Durability, slot};
+
+use crate::alive;
+use crate::client::Sent;
+use crate::disk::CrashMode;
+use crate::host::{Host, Snapshot, StoreConfig};
+use crate::machine::{Fault, FaultKind, Mutant};
+use crate::oracle::{Broken, payload};
+use crate::session::{Fate, Session};
+
+/// A run that broke a promise.
+#[derive(Debug)]
+pub struct Failure {
+    /// The promise.
+    pub why: Broken,
+    /// What was done to the machine, where it was kept.
+    pub trace: Vec<String>,
+}
+
+/// What a run went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Lives of the machine.
+    pub lives: u64,
+    /// Of them, ended by a crash.
+    pub crashes: u64,
+    /// Crashes while a shard recovered.
+    pub crashes_in_recovery: u64,
+    /// Broken disk operations.
+    pub faults: u64,
+    /// Appends that were sent.
+    pub appends: u64,
+    /// Records at the end.
+    pub records: u64,
+}
+
+/// A store small enough that everything happens often.
+pub const SMALL: StoreConfig = StoreConfig {
+    shards: 1,
+    segment_bytes: 256 * 1024,
+    payload_bytes_max: 4096,
+    checkpoint_log_bytes: 1 << 40,
+    segments_ahead: 1,
+};
+
+/// One request of a small workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// One record.
+    Put,
+    /// A unit of three records.
+    Unit,
+    /// A unit that takes several batches.
+    Large,
+    /// One record, acked before it is durable.
+    Buffered,
+    /// Ends the key.
+    Tombstone,
+    /// A record of a producer.
+    Producer,
+    /// Only if the key is new.
+    Conditional,
+}
+
+impl Request {
+    /// All of them.
+    pub const ALL: [Request; 7] =
+        [Request::Put, Request::Unit, Request::Large, Request::Buffered, Request::Tombstone, Request::Producer, Request::Conditional];
+}
+
+fn key_of(shards: usize, shard: usize, number: usize) -> Vec<u8> {
+    (0..)
+        .map(|salt| format!("key-{number}-{salt}").into_bytes())
+        .find(|key| shards == 1 || usize::from(slot::shard_of_slot(slot::slot_of(key), shards as u16)) == shard)
+        .expect("every shard has keys")
+}
+
+fn put(key: Vec<u8>, number: usize, ordinal: usize, bytes: usize) -> Sent {
+    Sent { key, payload: payload(number, ordinal, bytes), tombstone: false, condition: Condition::None }
+}
+
+fn send(session: &mut Session, request: Request) {
+    let number = session.oracle.appends.len();
+    let key = key_of(1, 0, 1);
+    let one = |bytes| vec![put(key.clone(), number, 0, bytes)];
+    match request {
+        Request::Put => session.append(0, 0, Durability::Durable, None, one(20)),
+        Request::Unit => {
+            let records = (0..3).map(|i| put(key_of(1, 0, i), number, i, 1500)).collect();
+            session.append(0, 0, Durability::Durable, None, records)
+        }
+        Request::Large => {
+            let records = (0..20).map(|i| put(key_of(1, 0, i % 4), number, i, 4096)).collect();
+            session.append(0, 0, Durability::Durable, None, records)
+        }
+        Request::Buffered => session.append(0, 0, Durability::Buffered, None, one(30)),
+        Request::Tombstone => {
+            let sent = Sent { key, payload: Vec::new(), tombstone: true, condition: Condition::None };
+            session.append(0, 0, Durability::Durable, None, vec![sent])
+        }
+        Request::Producer => session.append(0, 0, Durability::Durable, Some(0), one(25)),
+        Request::Conditional => {
+            let sent = Sent { condition: Condition::New, ..put(key, number, 0, 40) };
+            session.append(0, 0, Durability::Durable, None, vec![sent])
+        }
+    };
+}
+
+/// A store at rest with its segments prepared and nothing in it.
+///
+/// # Errors
+/// A promise that was broken already.
+pub fn fresh(config: StoreConfig) -> Result<Snapshot, Broken> {
+    let mut session = Session::new(Host::new(1, config), 1, 1);
+    let Fate::Alive(()) = session.open()? else { return Err("crashed without being asked".into()) };
+    for _ in 0..200 {
+        session.turn()?;
+    }
+    session.close()?;
+    Ok(session.host.snapshot())
+}
+
+/// Run `requests` on a copy of `store`, crash behind the `k`-th disk tick, restart, judge; then crash and restart once
+/// more, where nothing may have changed. True if the workload got to its end before the crash.
+///
+/// # Errors
+/// The promise that is broken.
+pub fn crash_behind(store: &Snapshot, requests: &[Request], pipelined: bool, k: u64, mode: CrashMode, mutant: Mutant) -> Result<bool, Failure> {
+    let mut session = Session::new(Host::from_snapshot(k * 31 + requests.len() as u64, store), 1, 1);
+    session.lie(mutant);
+    let mut run = || -> Result<bool, Broken> {
+        session.open()?;
+        {
+            let mut m = session.host.machine.borrow_mut();
+            m.crash_at = Some(m.ticks + k);
+        }
+        let ended = small_workload(&mut session, requests, pipelined)? == Fate::Alive(());
+        session.crash(mode)?;
+        let first = judge(&mut session)?;
+        let second = judge(&mut session)?;
+        if first != second {
+            return Err("a second recovery shows another store".into());
+        }
+        Ok(ended)
+    };
+    let result = run();
+    result.map_err(|why| Failure { why, trace: std::mem::take(&mut session.host.machine.borrow_mut().trace) })
+}
+
+fn judge(session: &mut Session) -> Result<Vec<Vec<crate::client::Seen>>, Broken> {
+    session.open()?;
+    session.verify(7)?;
+    let Fate::Alive(dump) = session.dump(1000)? else { return Err("crashed without being asked".into()) };
+    session.crash(CrashMode::DropAll)?;
+    Ok(dump.into_iter().map(|log| log.into_values().collect()).collect())
+}
+
+fn small_workload(session: &mut Session, requests: &[Request], pipelined: bool) -> Result<Fate<()>, Broken> {
+    for request in requests {
+        send(session, *request);
+        if !pipelined {
+            alive!(session.settle()?);
+        }
+    }
+    alive!(session.settle()?);
+    // The idle mark is written too.
+    for _ in 0..12 {
+        alive!(session.turn()?);
+    }
+    Ok(Fate::Alive(()))
+}
+
+/// What a random run may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Lives of the machine at most.
+    pub lives: u64,
+    /// Requests of a life at most.
+    pub requests: u64,
+    /// Break disk operations.
+    pub faults: bool,
+    /// Let the driver lie.
+    pub mutant: Mutant,
+    /// Keep a trace.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { lives: 6, requests: 60, faults: true, mutant: Mutant::None, trace: false }
+    }
+}
+
+struct Run {
+    session: Session,
+    rng: StdRng,
+    options: Options,
+    streams: usize,
+    keys: usize,
+    report: Report,
+}
+
+/// A random run: everything follows from the seed.
+///
+/// # Errors
+/// The promise that is broken, with the trace if it was kept.
+pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x9e37_79b9_7f4a_7c15);
+    let config = StoreConfig {
+        shards: if rng.random_bool(0.3) { 2 } else { 1 },
+        segment_bytes: [128, 192, 256, 512][rng.random_range(0..4)] * 1024,
+        payload_bytes_max: 4096,
+        checkpoint_log_bytes: if rng.random_bool(0.5) { rng.random_range(8..256) * 1024 } else { 1 << 40 },
+        segments_ahead: rng.random_range(1..=2),
+    };
+    let lanes = rng.random_range(1..=4);
+    let streams = rng.random_range(1..=2);
+    let session = Session::new(Host::new(seed, config), lanes, streams);
+    if options.trace {
+        session.host.machine.borrow_mut().keep_trace();
+    }
+    session.host.machine.borrow_mut().note(|| format!("{config:?}, {lanes} lanes, {streams} streams"));
+    let keys = rng.random_range(1..=12);
+    let mut run = Run { session, rng, options, streams, keys, report: Report::default() };
+    run.session.lie(options.mutant);
+    let result = run.lives();
+    let trace = std::mem::take(&mut run.session.host.machine.borrow_mut().trace);
+    run.report.appends = run.session.oracle.appends.len() as u64;
+    run.report.records = run.session.oracle.records() as u64;
+    result.map(|()| run.report).map_err(|why| Failure { why, trace })
+}
+
+impl Run {
+    fn lives(&mut self) -> Result<(), Broken> {
+        for _ in 0..self.rng.random_range(2..=self.options.lives) {
+            self.report.lives += 1;
+            if self.life()? == Fate::Crashed {
+                self.report.crashes += 1;
+                let mode = CrashMode::ALL[self.rng.random_range(0..CrashMode::ALL.len())];
+                self.session.crash(mode)?;
+            }
+        }
+        self.session.open()?;
+        self.session.verify(10_000)?;
+        Ok(())
+    }
+
+    fn life(&mut self) -> Result<Fate<()>, Broken> {
+        let early = self.rng.random_bool(0.25);
+        if early {
+            self.session.host.machine.borrow_mut().crash_at = Some(self.rng.random_range(1..40));
+        }
+        if self.session.open()? == Fate::Crashed {
+            self.report.crashes_in_recovery += 1;
+            return Ok(Fate::Crashed);
+        }
+        let page = self.rng.random_range(1..60);
+        alive!(self.session.verify(page)?);
+        if self.rng.random_bool(0.2) {
+            // Recovering twice changes nothing.
+            let before = alive!(self.session.dump(1000)?);
+            self.session.crash(CrashMode::DropAll)?;
+            alive!(self.session.open()?);
+            if alive!(self.session.dump(1000)?) != before {
+                return Err("a second recovery shows another store".into());
+            }
+        }
+        alive!(self.session.repeat()?);
+        {
+            let mut m = self.session.host.machine.borrow_mut();
+            let at = m.ticks + self.rng.random_range(1..500);
+            m.crash_at = self.rng.random_bool(0.7).then_some(at);
+            if self.options.faults && self.rng.random_bool(0.3) {
+                let kind = [FaultKind::Error, FaultKind::Full, FaultKind::Short][self.rng.random_range(0..3)];
+                m.fault = Some(Fault { operation: m.operations + self.rng.random_range(1..60), kind });
+            }
+        }
+        for _ in 0..self.rng.random_range(1..=self.options.requests) {
+            self.request();
+            for _ in 0..self.rng.random_range(0..4) {
+                alive!(self.session.turn()?);
+            }
+        }
+        let hit = self.session.host.machine.borrow().fault_hit;
+        self.report.faults += u64::from(hit.is_some());
+        if matches!(hit, Some((_, true))) {
+            // Nothing more is acked there; what waits, waits for a restart.
+            for _ in 0..300 {
+                alive!(self.session.turn()?);
+            }
+            return Ok(Fate::Crashed);
+        }
+        match self.rng.random_range(0..3) {
+            0 => Ok(Fate::Crashed),
+            1 => {
+                alive!(self.session.settle()?);
+                Ok(Fate::Crashed)
+            }
+            _ => {
+                alive!(self.session.settle()?);
+                self.session.close()
+            }
+        }
+    }
+
+    fn key(&mut self, shard: usize) -> Vec<u8> {
+        key_of(self.session.host.config.shards, shard, self.rng.random_range(0..self.keys))
+    }
+
+    fn request(&mut self) {
+        let shards = self.session.host.config.shards;
+        let lane = self.rng.random_range(0..self.session.lanes.as_ref().map_or(1, crate::client::Lanes::count));
+        let stream = self.rng.random_range(0..self.streams);
+        let shard = self.rng.random_range(0..shards);
+        let key = self.key(shard);
+        let at_least = self.session.oracle.at_least(stream, &key);
+        let number = self.session.oracle.appends.len();
+        let durability = if self.rng.random_bool(0.25) { Durability::Buffered } else { Durability::Durable };
+        let bytes = if self.rng.random_bool(0.2) { self.rng.random_range(1000..4096) } else { self.rng.random_range(0..200) };
+        match self.rng.random_range(0..20) {
+            0..5 => {
+                self.session.append(lane, stream, durability, None, vec![put(key, number, 0, bytes)]);
+            }
+            5..9 => {
+                // Over both shards, where there are two.
+                let count = if self.rng.random_bool(0.15) { 24 } else { self.rng.random_range(2..8) };
+                let mut records = Vec::new();
+                for ordinal in 0..count {
+                    let shard = self.rng.random_range(0..shards);
+                    records.push(put(self.key(shard), number, ordinal, if count == 24 { 4000 } else { bytes }));
+                }
+                self.session.append(lane, stream, durability, None, records);
+            }
+            9..11 => {
+                let sent = Sent { key, payload: Vec::new(), tombstone: true, condition: Condition::None };
+                self.session.append(lane, stream, durability, None, vec![sent]);
+            }
+            11..13 => {
+                let condition = if self.rng.random_bool(0.5) || at_least == 0 { Condition::New } else { Condition::Version(at_least) };
+                let sent = Sent { condition, ..put(key, number, 0, bytes) };
+                self.session.append(lane, stream, durability, None, vec![sent]);
+            }
+            13..16 => {
+                let count = self.rng.random_range(1..6);
+                let records = (0..count).map(|ordinal| put(self.key(shard), number, ordinal, bytes)).collect();
+                self.session.append(lane, stream, durability, Some(shard), records);
+            }
+            16..18 => {
+                self.session.ask(|lanes, m| lanes.get(m, lane, stream, &key, at_least));
+            }
+            18 => {
+                self.session.ask(|lanes, m| lanes.history(m, lane, stream, &key, at_least));
+            }
+            _ => {
+                let limit = self.rng.random_range(1..50);
+                self.session.ask(|lanes, m| lanes.scan(m, lane, stream, &[], limit));
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Clients, machine and oracle together, over many lives: what a scenario is written with.
+//!
+//! Every reply goes past the oracle before anybody else sees it. It does not decide when to crash.
+
+use std::collections::BTreeMap;
+
+use wire::Durability;
+use wire::native::Producer;
+
+use crate::client::{About, Append, Heard, Lanes, Outcome, Said, Seen, Sent};
+use crate::disk::CrashMode;
+use crate::host::{Host, Opened};
+use crate::machine::Mutant;
+use crate::oracle::{Broken, Oracle};
+
+/// Turns without an answer after which a request counts as forgotten.
+const TURNS_MAX: usize = 20_000;
+
+/// What a step of a life came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate<T> {
+    /// It went well.
+    Alive(T),
+    /// The machine crashed on the way.
+    Crashed,
+}
+
+/// Unwraps a [`Fate`], or passes the crash on.
+#[macro_export]
+macro_rules! alive {
+    ($fate:expr) => {
+        match $fate {
+            $crate::session::Fate::Alive(value) => value,
+            $crate::session::Fate::Crashed => return Ok($crate::session::Fate::Crashed),
+        }
+    };
+}
+
+/// See the module's header.
+pub struct Session {
+    /// The machine with its store.
+    pub host: Host,
+    /// The judge.
+    pub oracle: Oracle,
+    /// Connections of this life.
+    pub lanes: Option<Lanes>,
+    lanes_count: usize,
+    streams: usize,
+    /// Number of this life.
+    pub life: u32,
+    sequences: BTreeMap<(usize, usize), u64>,
+    /// A log write of this shard failed when so many appends had been sent.
+    failed_from: Option<(usize, usize)>,
+}
+
+impl Session {
+    /// Clients of `lanes` connections using `streams` streams.
+    pub fn new(host: Host, lanes: usize, streams: usize) -> Session {
+        let oracle = Oracle::new(host.config.shards);
+        Session { host, oracle, lanes: None, lanes_count: lanes, streams, life: 0, sequences: BTreeMap::new(), failed_from: None }
+    }
+
+    /// Begin a life and connect.
+    ///
+    /// # Errors
+    /// A shard did not start although nothing was damaged.
+    pub fn open(&mut self) -> Result<Fate<()>, Broken> {
+        self.life += 1;
+        self.failed_from = None;
+        match self.host.open() {
+            Opened::Ready(_) => {
+                let mut m = self.host.machine.borrow_mut();
+                self.lanes = Some(Lanes::connect(&mut m, self.lanes_count, self.host.config.shards));
+                Ok(Fate::Alive(()))
+            }
+            Opened::Crashed => Ok(Fate::Crashed),
+            Opened::Stopped(why) => Err(format!("a shard stopped: {why}")),
+        }
+    }
+
+    /// End a life as `mode` has it; the clients hear what was under way.
+    ///
+    /// # Errors
+    /// What is wrong with a last reply.
+    pub fn crash(&mut self, mode: CrashMode) -> Result<(), Broken> {
+        self.host.crash(mode);
+        self.hear()?;
+        self.lanes = None;
+        self.host.machine.borrow_mut().reborn();
+        Ok(())
+    }
+
+    /// End a life cleanly.
+    ///
+    /// # Errors
+    /// What is wrong with a last reply, or a drain that does not end.
+    pub fn close(&mut self) -> Result<Fate<()>, Broken> {
+        if !self.host.close()? {
+            return Ok(Fate::Crashed);
+        }
+        self.crash(CrashMode::DropAll)?;
+        Ok(Fate::Alive(()))
+    }
+
+    fn hear(&mut self) -> Result<Vec<Heard>, Broken> {
+        let Some(lanes) = &mut self.lanes else { return Ok(Vec::new()) };
+        let (heard, hit) = {
+            let mut m = self.host.machine.borrow_mut();
+            (lanes.hear(&mut m)?, m.fault_hit)
+        };
+        for one in &heard {
+            self.oracle.heard(one)?;
+            if let (About::Append(number), Said::Appended(Outcome::Acked { durability: Durability::Durable, parts, .. }), Some((shard, from))) =
+                (&one.about, &one.said, self.failed_from)
+                && *number >= from
+                && parts.iter().any(|p| p.0 as usize == shard)
+            {
+                return Err(format!("append {number} was acked by shard {shard} after a write of its log had failed"));
+            }
+        }
+        if self.failed_from.is_none()
+            && let Some((shard, true)) = hit
+        {
+            self.failed_from = Some((shard, self.oracle.appends.len()));
+        }
+        Ok(heard)
+    }
+
+    /// One turn of one shard.
+    ///
+    /// # Errors
+    /// What is wrong with a reply.
+    pub fn turn(&mut self) -> Result<Fate<Vec<Heard>>, Broken> {
+        if !self.host.turn() {
+            return Ok(Fate::Crashed);
+        }
+        self.hear().map(Fate::Alive)
+    }
+
+    /// Send a new append; its number. With `producer` it is one of its lane's and shard's sequence.
+    pub fn append(&mut self, lane: usize, stream: usize, durability: Durability, producer: Option<usize>, records: Vec<Sent>) -> usize {
+        let producer = producer.map(|shard| {
+            let sequence = self.sequences.entry((lane, shard)).or_insert(0);
+            *sequence += 1;
+            Producer { id: (lane as u128) << 64 | shard as u128 | 7 << 32, sequence: *sequence }
+        });
+        let append = Append { lane, stream, durability, producer, records, outcome: Outcome::Unknown, life: self.life, attempts: 1 };
+        let number = self.oracle.sent(append);
+        self.put(number);
+        number
+    }
+
+    fn put(&mut self, number: usize) {
+        let mut m = self.host.machine.borrow_mut();
+        if let Some(lanes) = &mut self.lanes {
+            lanes.append(&mut m, number, &self.oracle.appends[number]);
+        }
+    }
+
+    /// Ask something on a lane; the request's id.
+    pub fn ask(&mut self, f: impl FnOnce(&mut Lanes, &mut crate::machine::Machine) -> u64) -> u64 {
+        let mut m = self.host.machine.borrow_mut();
+        self.lanes.as_mut().map_or(0, |lanes| f(lanes, &mut m))
+    }
+
+    /// Turn until the reply to `id` is there.
+    ///
+    /// # Errors
+    /// What is wrong with a reply, or that none comes.
+    pub fn answer(&mut self, id: u64) -> Result<Fate<Said>, Broken> {
+        for _ in 0..TURNS_MAX {
+            for heard in alive!(self.turn()?) {
+                if heard.id == id {
+                    return Ok(Fate::Alive(heard.said));
+                }
+            }
+        }
+        Err(format!("request {id} is not answered"))
+    }
+
+    /// Turn until nobody waits for anything.
+    ///
+    /// # Errors
+    /// What is wrong with a reply, or that one does not come.
+    pub fn settle(&mut self) -> Result<Fate<()>, Broken> {
+        for _ in 0..TURNS_MAX {
+            if self.lanes.as_ref().is_none_or(|l| l.waiting() == 0) {
+                return Ok(Fate::Alive(()));
+            }
+            alive!(self.turn()?);
+        }
+        Err(format!("{} requests are not answered", self.lanes.as_ref().map_or(0, Lanes::waiting)))
+    }
+
+    /// Everything the store shows, stream by stream, by log and lsn.
+    ///
+    /// # Errors
+    /// What is wrong with a reply.
+    pub fn dump(&mut self, page: u32) -> Result<Fate<Vec<BTreeMap<u64, Seen>>>, Broken> {
+        let mut dump = vec![BTreeMap::new(); self.host.config.shards];
+        for stream in 0..self.streams {
+            let mut cursor = Vec::new();
+            loop {
+                let lane = stream % self.lanes_count;
+                let id = self.ask(|lanes, m| lanes.scan(m, lane, stream, &cursor, page));
+                match alive!(self.answer(id)?) {
+                    Said::Records { records, .. } if records.is_empty() => break,
+                    Said::Records { records, cursor: next } => {
+                        for seen in records {
+                            if let Some(twice) = dump[seen.log as usize].insert(seen.lsn, seen) {
+                                return Err(format!("a scan shows {twice:?} twice"));
+                            }
+                        }
+                        cursor = next;
+                    }
+                    other => return Err(format!("a scan was answered {other:?}")),
+                }
+            }
+        }
+        Ok(Fate::Alive(dump))
+    }
+
+    /// Hold everything that the store shows against everything that was said.
+    ///
+    /// # Errors
+    /// The promise that is broken.
+    pub fn verify(&mut self, page: u32) -> Result<Fate<()>, Broken> {
+        let dump = alive!(self.dump(page)?);
+        let durable = self.host.durable_lsns();
+        self.oracle.check(dump, &durable)?;
+        for ((stream, key), expected) in self.oracle.histories() {
+            let newest = expected[0].clone();
+            let lane = key.len() % self.lanes_count;
+            let get = self.ask(|lanes, m| lanes.get(m, lane, stream, &key, newest.version));
+            let history = self.ask(|lanes, m| lanes.history(m, lane, stream, &key, newest.version));
+            let mut answers = [None, None];
+            for _ in 0..TURNS_MAX {
+                if answers.iter().all(Option::is_some) {
+                    break;
+                }
+                for heard in alive!(self.turn()?) {
+                    match heard.id {
+                        id if id == get => answers[0] = Some(heard.said),
+                        id if id == history => answers[1] = Some(heard.said),
+                        _ => {}
+                    }
+                }
+            }
+            match &answers[0] {
+                Some(Said::Refused { code: wire::Code::NotFound, .. }) if newest.tombstone => {}
+                Some(Said::Records { records, .. }) if *records == [newest.clone()] && !newest.tombstone => {}
+                other => return Err(format!("get was answered {other:?}; the scan shows {newest:?}")),
+            }
+            match &answers[1] {
+                Some(Said::Records { records, .. }) if *records == expected => {}
+                other => return Err(format!("history was answered {other:?}; the scan shows {expected:?}")),
+            }
+        }
+        Ok(Fate::Alive(()))
+    }
+
+    /// Send what producers have to send again, wait for the answers. The oracle compares them with the first ones.
+    ///
+    /// # Errors
+    /// A repeat that is answered otherwise.
+    pub fn repeat(&mut self) -> Result<Fate<()>, Broken> {
+        for number in self.oracle.to_repeat() {
+            let append = &mut self.oracle.appends[number];
+            append.attempts += 1;
+            append.life = self.life;
+            self.put(number);
+        }
+        self.settle()
+    }
+
+    /// Let the driver lie from now on.
+    pub fn lie(&mut self, mutant: Mutant) {
+        self.host.machine.borrow_mut().mutant = mutant;
+    }
+}
