@@ -80,6 +80,11 @@ impl<S> Core<S> {
                 for digest in group.iter().filter_map(|f| f.digest) {
                     self.partition.index.prefetch_slot(digest);
                 }
+                for frame in &group {
+                    if let (What::Request(Request::Get { .. }), Some(digest)) = (&frame.what, frame.digest) {
+                        self.partition.prefetch_record(digest);
+                    }
+                }
             }
             for frame in group {
                 if conn.stalled || conn.closing || self.must_wait(conn) {

@@ -278,6 +278,21 @@ impl RecordCodec {
         parse(lsn, record)
     }
 
+    /// Read a record that this process laid down or verified itself and has kept in memory since: no checksum, only what keeps the
+    /// lengths inside `bytes`. Never for bytes that come from a device.
+    ///
+    /// # Errors
+    /// As [`RecordCodec::decode`], but for the checksum.
+    #[inline]
+    pub fn read_kept<'a>(&self, lsn: u64, bytes: &'a [u8]) -> Result<RecordView<'a>, RecordError> {
+        let total = RecordCodec::peek_bytes(bytes).unwrap_or(HEADER_BYTES);
+        let record = bytes.get(..total).ok_or(RecordError::Short { needed: total, given: bytes.len() })?;
+        if record.len() < HEADER_BYTES {
+            return Err(RecordError::Short { needed: HEADER_BYTES, given: record.len() });
+        }
+        parse(lsn, record)
+    }
+
     /// Total length of the record that starts here, from its header alone (to size a second read).
     /// None when four bytes are not there, or say what no record is.
     #[inline]
