@@ -18,6 +18,8 @@ use crate::token::Token;
 /// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
 const SMALL_BATCH_BYTES: usize = 128 * 1024;
 const SMALL_BATCHES_IN_FLIGHT: usize = 2;
+/// Batches up to here leave their records in the read cache: at a low rate the batch buffers hold only the last few acks.
+const KEPT_BATCH_BYTES: usize = 16 * 1024;
 /// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
 const LARGE_BATCHES_IN_FLIGHT: usize = 8;
 
@@ -402,6 +404,17 @@ impl Log {
     /// Every batch numbered below `batch` is on stable storage.
     pub fn is_complete_below(&self, batch: u64) -> bool {
         self.window.iter().all(|f| f.batch >= batch || f.fate == Fate::Durable)
+    }
+
+    /// First lsn and record bytes of a batch that is small and still in memory.
+    pub fn small_batch(&self, batch: u64) -> Option<(u64, &[u8])> {
+        let first = self.window.front()?.batch;
+        let frozen = self.window.get(usize::try_from(batch.checked_sub(first)?).ok()?)?;
+        let small = frozen.bytes as usize <= KEPT_BATCH_BYTES && frozen.records > 0;
+        small.then(|| {
+            let first_lsn = frozen.last_lsn + 1 - u64::from(frozen.records);
+            (first_lsn, &frozen.buffer[BATCH_HEADER_BYTES..frozen.bytes as usize])
+        })
     }
 
     /// Where the batch with `lsn` starts, if it is sealed and still in memory.

@@ -409,6 +409,18 @@ impl Partition {
         Some(digest)
     }
 
+    /// A batch is durable: keep its records readable without the device when it is small (see `Log::small_batch`).
+    pub fn keep_small_batch(&mut self, batch: u64) {
+        let Some((first_lsn, mut bytes)) = self.log.small_batch(batch) else { return };
+        let mut lsn = first_lsn;
+        while let Some(length) = wal::record::RecordCodec::peek_bytes(bytes)
+            && let Some((record, rest)) = bytes.split_at_checked(length)
+        {
+            self.cache.insert(lsn, record);
+            (lsn, bytes) = (lsn + 1, rest);
+        }
+    }
+
     /// Ask for the bytes of a key's newest record, where they are in memory. The index line should be on its way already.
     #[inline]
     pub fn prefetch_record(&self, digest: Digest) {

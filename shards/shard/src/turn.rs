@@ -175,6 +175,7 @@ impl<D: Driver> Shard<D> {
                     let now_ns = self.driver.now().monotonic_ns;
                     if let Some(done) = self.core.partition.log.written(batch, result, now_ns) {
                         self.core.metrics.batch(&done);
+                        self.core.partition.keep_small_batch(batch);
                         if done.durable_lsn.is_some() {
                             self.core.durable_moved();
                         }
