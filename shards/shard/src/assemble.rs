@@ -22,10 +22,9 @@ use crate::reads::Reads;
 use crate::recover::RecoverConfig;
 use crate::turn::{Pace, Shard};
 
-const STREAMS_MAX: usize = 65_536;
 const PRODUCERS_MAX: usize = 65_536;
 const IDEMPOTENCY_KEYS_MAX: usize = 262_144;
-const DEDUP_WINDOW_SECONDS: u64 = 24 * 3600;
+const DEDUP_WINDOW_SECONDS: u64 = crate::dedup::WINDOW_SECONDS_DEFAULT as u64;
 
 /// Everything that a shard is made of.
 pub struct Parts<D: Driver> {
@@ -69,7 +68,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         DigestKey::new(digest_key),
         ReadCache::new(cache_memory),
         Limits {
-            streams_max: STREAMS_MAX,
+            streams_max: crate::streams::STREAMS_MAX_DEFAULT,
             producers: ProducerLimits {
                 producers_max: PRODUCERS_MAX,
                 bytes_max: plan.dedup_bytes as usize / 2,
@@ -98,7 +97,7 @@ impl Bounds {
             unsent_bytes_max: 1 << 20,
             unparsed_bytes_max: 256 * 1024,
             stalled_client_ns: 30_000_000_000,
-            connection_jobs_max: 1024,
+            connection_jobs_max: 128,
             connection_heavy_max: 4,
             unsent_bytes_total: crate::plan::UNSENT_BYTES_TOTAL,
             unparsed_bytes_total: crate::plan::UNPARSED_BYTES_TOTAL,

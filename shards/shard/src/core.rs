@@ -24,9 +24,13 @@ use crate::reads::{Reads, Scan, ScanHints};
 /// Bounds of one shard, printed at start.
 #[derive(Clone, Debug)]
 pub struct Bounds {
+    /// Largest payload of one record.
     pub payload_bytes_max: u32,
+    /// Largest native frame, header included.
     pub frame_bytes_max: u32,
+    /// Largest HTTP body.
     pub body_bytes_max: usize,
+    /// Connections of one shard.
     pub connections_max: u32,
     /// Unsent bytes of one connection above which its requests wait.
     pub unsent_bytes_max: usize,
@@ -40,19 +44,27 @@ pub struct Bounds {
     pub connection_heavy_max: u32,
     /// Unread replies, and unparsed requests, of all connections of a shard, above which large ones are refused.
     pub unsent_bytes_total: u64,
+    /// The same for unparsed requests.
     pub unparsed_bytes_total: u64,
+    /// Jobs of one shard above which requests wait.
     pub jobs_max: usize,
 }
 
 /// What every shard of a process knows.
 pub struct Shared {
+    /// Identity of the store.
     pub store: String,
+    /// As served in every protocol.
     pub topology: Topology,
     /// Log number of each shard.
     pub logs: Vec<u32>,
+    /// Timeline of the logs; cursors carry it.
     pub timeline: u32,
+    /// What clients must show, where they must.
     pub token: Option<Vec<u8>>,
+    /// Address that is listened on.
     pub listen: IpAddr,
+    /// Bounds of every shard.
     pub bounds: Bounds,
     /// Connections of each shard, for balance.
     pub load: Vec<AtomicU32>,
@@ -62,13 +74,17 @@ pub struct Shared {
 
 /// What a shard says of itself to the others, in `Shared::ready`.
 pub const RECOVERING: u32 = 0;
+/// Takes writes.
 pub const READY: u32 = 1;
+/// Refuses everything until a restart.
 pub const STOPPED: u32 = 2;
 
 /// What a shard can do for clients now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
+    /// Reading its log.
     Recovering,
+    /// Takes reads and writes.
     Ready,
     /// Damage or a failure that only an operator can clear.
     Stopped(String),
@@ -77,6 +93,7 @@ pub enum State {
 /// Latencies of released replies.
 #[derive(Default)]
 pub struct Latency {
+    /// Groups of this turn: operation, nanoseconds, how many.
     pub pending: Vec<(Operation, u64, u32)>,
 }
 
@@ -137,6 +154,7 @@ pub struct Core<S> {
     pub(crate) jobs: Jobs,
     pub(crate) reads: Reads,
     pub(crate) scan_hints: ScanHints,
+    #[expect(clippy::vec_box, reason = "a scan moves between here and the reads; the box makes that a pointer")]
     pub(crate) waiting: Vec<Box<Scan>>,
     /// Followed tails whose clients have much to read before they get more.
     pub(crate) held_tails: Vec<(crate::jobs::Asker, crate::jobs::ScanWork)>,
@@ -166,6 +184,7 @@ pub struct Core<S> {
 }
 
 impl<S> Core<S> {
+    /// The core of shard `id`, writing under `epoch`; recovery fills the partition.
     pub fn new(id: usize, epoch: u32, shared: Arc<Shared>, partition: Partition, reads: Reads, now: Now) -> Core<S> {
         let shards = shared.logs.len();
         Core {

@@ -43,23 +43,68 @@ pub struct Now {
 #[derive(Debug)]
 pub enum Event<S, R> {
     /// A connection arrived; the shard adopts it or hands it to another.
-    Accepted { door: Door, socket: S },
+    Accepted {
+        /// Where it came in.
+        door: Door,
+        /// The connection, served by nobody yet.
+        socket: S,
+    },
     /// Bytes of a connection; give `data` back with `recycle`.
-    Received { conn: ConnId, data: R },
+    Received {
+        /// Whose.
+        conn: ConnId,
+        /// The loan.
+        data: R,
+    },
     /// No more bytes will come: end of stream or a reset.
-    RecvClosed { conn: ConnId },
+    RecvClosed {
+        /// Whose.
+        conn: ConnId,
+    },
     /// The receive was paused (by us, or because receive buffers ran out): resume when there is room.
-    RecvPaused { conn: ConnId },
+    RecvPaused {
+        /// Whose.
+        conn: ConnId,
+    },
     /// A send finished; all of `data` went out unless `result` is an error.
-    Sent { conn: ConnId, data: Vec<u8>, result: io::Result<()> },
+    Sent {
+        /// Whose.
+        conn: ConnId,
+        /// The buffer that was sent, to be used again.
+        data: Vec<u8>,
+        /// An error ends the connection.
+        result: io::Result<()>,
+    },
     /// A log or checkpoint write finished. `bytes` may be short of what was asked.
-    Written { token: u64, result: io::Result<usize> },
+    Written {
+        /// As given when the write was started.
+        token: u64,
+        /// Bytes written.
+        result: io::Result<usize>,
+    },
     /// A read finished.
-    Read { token: u64, buffer: Buffer, result: io::Result<usize> },
+    Read {
+        /// As given when the read was started.
+        token: u64,
+        /// The buffer that was read into.
+        buffer: Buffer,
+        /// Bytes read.
+        result: io::Result<usize>,
+    },
     /// A sync finished.
-    Synced { token: u64, result: io::Result<()> },
+    Synced {
+        /// As given when the sync was started.
+        token: u64,
+        /// After an error nothing that was written before may be trusted.
+        result: io::Result<()>,
+    },
     /// A segment file is zero-filled (or recycled), its header durable.
-    SegmentReady { token: u64, result: io::Result<FileId> },
+    SegmentReady {
+        /// As given when the preparation was started.
+        token: u64,
+        /// The file, or why it could not be made (a full disk, mostly).
+        result: io::Result<FileId>,
+    },
 }
 
 /// How long a turn may wait for events.
@@ -78,15 +123,18 @@ pub trait Driver {
     /// A loan of received bytes.
     type Received;
 
+    /// Both clocks.
     fn now(&mut self) -> Now;
 
     /// Serve a socket here: receiving starts at once.
     fn adopt(&mut self, socket: Self::Socket) -> ConnId;
     /// Bytes of a loan.
     fn received<'a>(&'a self, data: &'a Self::Received) -> &'a [u8];
+    /// Give a loan back.
     fn recycle(&mut self, data: Self::Received);
     /// Stop receiving after what has already arrived; answered by `RecvPaused` (or `RecvClosed`).
     fn pause(&mut self, conn: ConnId);
+    /// Receive again after `RecvPaused`.
     fn resume(&mut self, conn: ConnId);
     /// Send all of `data`; one send at a time per connection.
     fn send(&mut self, conn: ConnId, data: Vec<u8>);
@@ -100,6 +148,7 @@ pub trait Driver {
     fn write_durable(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64);
     /// The same without asking for stable storage.
     fn write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64);
+    /// Everything written to `file` before is on stable storage when this completes as `Synced`.
     fn sync(&mut self, file: FileId, token: u64);
     /// Read `len` bytes (block multiples) at `offset` into `buffer`.
     fn read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize, token: u64);

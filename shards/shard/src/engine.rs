@@ -35,27 +35,37 @@ const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
 /// What to serve, where, with how much.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
+    /// Data directory; made if it is not there.
     pub data: PathBuf,
     /// None: what the store was made with; for a new one, one per core.
     pub shards: Option<usize>,
     /// Cores to pin to, in shard order; None: the first ones that the process may use.
     pub cores: Option<Vec<usize>>,
+    /// Address to listen on.
     pub listen: IpAddr,
     /// 0: any free port.
     pub native_port: u16,
+    /// 0: any free port.
     pub http_port: u16,
+    /// None: what the store was made with; for a new one `SEGMENT_BYTES`.
     pub segment_bytes: Option<u64>,
+    /// Cap on the plan of all shards; None: three quarters of the machine's memory.
     pub memory_bytes: Option<u64>,
+    /// Largest payload of one record.
     pub payload_bytes_max: u32,
     /// Per shard.
     pub connections_max: u32,
+    /// What clients must show; None: nothing.
     pub token: Option<Vec<u8>>,
+    /// Longest spin of an idle shard before it sleeps; 0 = off, None = the default.
     pub spin_us: Option<u32>,
     /// TCP congestion control of accepted connections; None: the system's.
     pub congestion: Option<String>,
+    /// Read cache per shard; None: an eighth of what is left, at most 256 MiB.
     pub cache_bytes: Option<u64>,
     /// Segments kept prepared ahead of the log.
     pub segments_ahead: Option<u32>,
+    /// Log bytes after which a checkpoint is begun.
     pub checkpoint_log_bytes: Option<u64>,
     /// Listen on a port per shard.
     pub shard_ports: bool,
@@ -68,44 +78,85 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
+    /// The data directory.
     Store(#[from] StoreError),
     #[error(transparent)]
+    /// The memory plan.
     Plan(#[from] PlanError),
     #[error(transparent)]
+    /// io_uring.
     Ring(#[from] RingError),
+    /// A port is taken, or the address is not ours.
     #[error("cannot listen on {address}: {source}; stop what uses it, or choose another port with {flag}")]
-    Listen { address: SocketAddr, source: io::Error, flag: &'static str },
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+        /// The flag that changes it.
+        flag: &'static str,
+    },
+    /// The device could not be measured.
     #[error("measuring the device under {path}: {source}")]
-    Profile { path: PathBuf, source: io::Error },
+    Profile {
+        /// Data directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Cores and shards do not match.
     #[error("--cores names {cores} cores for {shards} shards: give one core per shard")]
-    Cores { cores: usize, shards: usize },
+    Cores {
+        /// Cores named.
+        cores: usize,
+        /// Shards of the store.
+        shards: usize,
+    },
+    /// A shard could not start.
     #[error("{0}")]
     Shard(String),
 }
 
 /// One shard in the banner.
 #[derive(Clone, Debug)]
+/// x
 pub struct ShardBanner {
+    /// Shard number.
     pub shard: usize,
+    /// Core that it is pinned to.
     pub core: usize,
+    /// Log that it runs.
     pub log: u32,
+    /// Port of its own.
     pub native_port: Option<u16>,
 }
 
 /// What the operator is told at start.
 #[derive(Clone, Debug)]
 pub struct Banner {
+    /// One per shard, in order.
     pub shards: Vec<ShardBanner>,
+    /// Memory of one shard: holder and bytes.
     pub memory: Vec<(String, u64)>,
+    /// Address that is listened on.
     pub listen: IpAddr,
+    /// Native port that all shards share.
     pub native_port: u16,
+    /// HTTP port that all shards share.
     pub http_port: u16,
+    /// How a write is made durable on this device.
     pub sync_method: String,
+    /// Median of one durable 4 KiB write, in microseconds, as measured.
     pub sync_p50_us: f64,
+    /// Its 99th percentile.
     pub sync_p99_us: f64,
+    /// What an ack survives on this device.
     pub durability_class: String,
+    /// What the kernel's ring offers.
     pub features: Features,
+    /// Data directory.
     pub data: PathBuf,
+    /// Identity of the store.
     pub store: String,
 }
 
@@ -231,6 +282,7 @@ impl Engine {
         Ok(Engine { shards: running, stop, shared, store, banner })
     }
 
+    /// What to tell the operator.
     pub fn banner(&self) -> &Banner {
         &self.banner
     }

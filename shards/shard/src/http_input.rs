@@ -1,7 +1,5 @@
 //! HTTP requests: from a connection's bytes to work. Replies keep the order of requests; the outbox sees to that.
 
-use std::borrow::Cow;
-
 use wire::http::{self, Parsed, Request, Route, reply};
 use wire::native::{AppendBuilder, AppendPart};
 use wire::{AppendRecord, Code, Condition, ContentType, Durability, Refusal, ndjson};
@@ -338,7 +336,7 @@ impl<S> Core<S> {
         self.append_split(conn, voice, AppendWork::new(durability, form, count), &template)
     }
 
-    fn http_get(&mut self, conn: &mut Connection, voice: Voice, stream: &[u8], key: &Cow<'_, [u8]>, if_none_match: Option<u32>) {
+    fn http_get(&mut self, conn: &mut Connection, voice: Voice, stream: &[u8], key: &[u8], if_none_match: Option<u32>) {
         let owner = self.owner_of(key);
         if owner == self.id
             && let Some(stream_id) = self.partition.streams.lookup(stream)
@@ -347,7 +345,7 @@ impl<S> Core<S> {
             if let Found::Memory { record, entry } = self.partition.find(stream_id, key, None)
                 && !entry.tombstone
                 && record.stream == stream_id
-                && record.key == key.as_ref()
+                && record.key == key
                 && record.timestamp_us >= oldest_us
             {
                 let gate = if entry.lsn > mark.durable_lsn { entry.lsn } else { 0 };

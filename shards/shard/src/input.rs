@@ -145,7 +145,7 @@ impl<S> Core<S> {
 
     pub(crate) fn start_scan(&mut self, asker: Asker, stream: &[u8], cursor: Option<Cursor>, limit: u32) {
         let work = ScanWork::new(stream, cursor.or(Some(self.first_cursor())), limit, 0, false);
-        let from_lsn = work.from_lsn(self.shared.logs[0]);
+        let from_lsn = work.next_lsn_of(self.shared.logs[0]);
         let ticket = self.jobs.add(asker, 1, Work::Scan(work));
         self.ask(0, ticket, &Ask::Scan { stream, from_lsn, limit, wait_until_ns: 0 });
     }

@@ -17,6 +17,8 @@ use crate::render;
 
 /// A log waits so long for news before it is asked again.
 const TAIL_SLICE_NS: u64 = 500_000_000;
+/// Replies above this are refused while clients leave too much unread.
+const LARGE_REPLY_BYTES: usize = 16 * 1024;
 /// A followed tail says so often that it is alive.
 const HEARTBEAT_NS: u64 = 15_000_000_000;
 
@@ -176,7 +178,7 @@ impl<S> Core<S> {
                 } else if scan.shard + 1 < logs {
                     scan.shard += 1;
                     let next_log = self.shared.logs[scan.shard];
-                    let from_lsn = scan.from_lsn(next_log);
+                    let from_lsn = scan.next_lsn_of(next_log);
                     Next::Ask { shard: scan.shard, stream: scan.stream.clone(), from_lsn, limit: scan.limit - scan.records }
                 } else {
                     Next::Finish
@@ -236,6 +238,12 @@ impl<S> Core<S> {
     }
 
     fn finish_with_records(&mut self, ticket: Ticket, set: RecordSet) {
+        // Nobody knew how large it would be when it was asked for.
+        if set.bytes() > LARGE_REPLY_BYTES
+            && let Some(refusal) = self.too_much_unread()
+        {
+            return self.finish_with_refusal(ticket, refusal);
+        }
         let Some(job) = self.jobs.remove(ticket) else { return };
         let mark = render::mark(job.log, job.epoch, job.durable_lsn);
         self.reply_to(&job, |out| match job.work {
@@ -313,12 +321,14 @@ impl<S> Core<S> {
         let Some(conn) = self.conns.get_mut(job.asker.conn) else { return };
         conn.jobs -= 1;
         conn.heavy -= u32::from(job.asker.heavy);
+        let unsent_before = conn.out.bytes();
         if conn.out.fill(job.asker.hole, gate, released, write) && gate == 0 {
             self.latency.record(&released, self.now.monotonic_ns);
         }
         // Replies that stood behind this one may have gates that were passed while they waited: no commit will come for them.
         let (durable, now_ns, latency) = (self.partition.log.durable_lsn(), self.now.monotonic_ns, &mut self.latency);
         conn.out.release(durable, |r| latency.record(&r, now_ns));
+        self.unsent_bytes += (conn.out.bytes() - unsent_before) as u64;
         self.touch(job.asker.conn);
     }
 
@@ -360,7 +370,7 @@ impl<S> Core<S> {
         let logs = self.shared.logs.clone();
         let stream = tail.stream.clone();
         let (limit, wait_until_ns) = (tail.limit, tail.wait_until_ns.min(self.now.monotonic_ns + TAIL_SLICE_NS));
-        let from: Vec<u64> = logs.iter().map(|l| tail.from_lsn(*l)).collect();
+        let from: Vec<u64> = logs.iter().map(|l| tail.next_lsn_of(*l)).collect();
         let ticket = self.jobs.add(asker, logs.len() as u32, Work::Tail(tail));
         for (shard, from_lsn) in from.into_iter().enumerate() {
             self.ask(shard, ticket, &Ask::Scan { stream: stream.as_slice(), from_lsn, limit, wait_until_ns });
@@ -369,7 +379,7 @@ impl<S> Core<S> {
 }
 
 impl ScanWork {
-    pub fn from_lsn(&self, log: u32) -> u64 {
+    pub fn next_lsn_of(&self, log: u32) -> u64 {
         self.cursor.next.iter().find(|(l, _)| *l == log).map_or(1, |(_, lsn)| *lsn)
     }
     fn take(&mut self, log: u32, set: RecordSet, next_lsn: u64) {

@@ -23,6 +23,9 @@ const KEPT_BATCH_BYTES: usize = 16 * 1024;
 /// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
 const LARGE_BATCHES_IN_FLIGHT: usize = 8;
 
+/// Of a file that a crash left half made: it is made again from scratch, under its old name.
+pub const UNMADE: FileId = FileId(u32::MAX);
+
 /// Why an append cannot be taken now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blocked {
@@ -201,7 +204,7 @@ impl Log {
 
     /// A log that is not recovered yet: refuses everything.
     pub fn recovering(identity: LogIdentity, segment_bytes: u64, pool: BufferPool) -> Log {
-        let nowhere = SegmentFile { slot: 0, file: FileId(u32::MAX), segment: 1, generation: 0, first_lsn: 0 };
+        let nowhere = SegmentFile { slot: 0, file: UNMADE, segment: 1, generation: 0, first_lsn: 0 };
         let start = LogStart {
             identity,
             epoch: 1,
@@ -488,7 +491,9 @@ impl Log {
             return;
         }
         let segment = self.segments.back().map_or(1, |s| s.segment + 1);
-        let old = self.spare.pop();
+        // A file whose header names this very segment goes first: no two files may ever name the same one.
+        let at = self.spare.iter().position(|s| s.segment == segment).or(self.spare.len().checked_sub(1));
+        let old = at.map(|at| self.spare.swap_remove(at));
         let (slot, generation) = match &old {
             Some(old) => (old.slot, old.generation + 1),
             None => (self.next_slot, 1),
@@ -497,9 +502,10 @@ impl Log {
             self.next_slot += 1;
         }
         let header = segment_header(&self.identity, segment, generation, self.segment_bytes);
-        let made = SegmentFile { slot, file: old.map_or(FileId(u32::MAX), |o| o.file), segment, generation, first_lsn: 0 };
+        let made = SegmentFile { slot, file: old.map_or(UNMADE, |o| o.file), segment, generation, first_lsn: 0 };
         self.pending = Some((made, old));
-        driver.prepare_segment(slot, old.map(|o| o.file), self.segment_bytes, header, Token::segment(slot));
+        let recycle = old.map(|o| o.file).filter(|file| *file != UNMADE);
+        driver.prepare_segment(slot, recycle, self.segment_bytes, header, Token::segment(slot));
     }
 
     /// A segment file became ready, or could not be made.
@@ -522,7 +528,8 @@ impl Log {
                 self.disk_full = true;
                 self.prepare_retry_ns = now_ns + 500_000_000;
                 match old {
-                    Some(old) => self.spare.push(old),
+                    // Its header may be the old one or the new one: it is tried again for the same segment.
+                    Some(old) => self.spare.push(SegmentFile { segment: made.segment, ..old }),
                     None => self.next_slot -= 1,
                 }
             }

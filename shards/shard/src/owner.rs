@@ -223,6 +223,7 @@ impl<S> Core<S> {
     /// A device read came back.
     pub(crate) fn read_done(&mut self, index: usize, buffer: &uring::Buffer, result: std::io::Result<usize>) {
         let Some(read) = self.reads.finished(index) else { return };
+        self.metrics.device_read(self.now.monotonic_ns.saturating_sub(read.started_ns));
         let got = match result {
             Ok(got) => got,
             Err(error) => return self.read_failed(read, &format!("read failed: {error}")),

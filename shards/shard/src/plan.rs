@@ -7,23 +7,36 @@ use crate::reads::Reads;
 pub struct PlanInput {
     /// Cap on the plan of all shards together; None: three quarters of the machine's memory.
     pub memory_bytes: Option<u64>,
+    /// Shards that divide it.
     pub shards: usize,
+    /// Connections per shard.
     pub connections_max: u32,
+    /// Largest payload of one record.
     pub payload_bytes_max: u32,
+    /// Bytes of a segment file.
     pub segment_bytes: u64,
+    /// Read cache per shard, where the operator says.
     pub cache_bytes: Option<u64>,
 }
 
 /// What one shard may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Bytes of one batch buffer.
     pub batch_bytes: usize,
+    /// Batch buffers.
     pub batch_buffers: usize,
+    /// Receive buffers, provided to the kernel.
     pub recv_buffers: u16,
+    /// Bytes of one receive buffer.
     pub recv_buffer_bytes: u32,
+    /// Read cache.
     pub cache_bytes: u64,
+    /// Address space of the index.
     pub index_bytes: u64,
+    /// All connections at rest.
     pub connection_bytes: u64,
+    /// Retry windows.
     pub dedup_bytes: u64,
     lines: Vec<(String, u64)>,
 }

@@ -4,31 +4,43 @@
 //! blocks, which is why this is done ahead and aside. One thread per shard, idle nearly always.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use uring::Waker;
+use wal::BLOCK_BYTES;
 
 use crate::driver::FileId;
 use crate::store::segment_path;
 
 /// One segment file to be made or taken over.
 pub struct SegmentJob {
+    /// Number in the file's name.
     pub slot: u32,
+    /// The file is there already, under this handle.
     pub recycle: Option<FileId>,
+    /// Length of the file.
     pub segment_bytes: u64,
+    /// First block.
     pub header: Vec<u8>,
+    /// Comes back with the result.
     pub token: u64,
+    /// Where the result goes.
     pub done: mpsc::Sender<Prepared>,
+    /// Wakes the shard that waits for it.
     pub waker: Waker,
 }
 
 /// What came of a job.
 pub struct Prepared {
+    /// Of the job.
     pub token: u64,
+    /// Of the job.
     pub recycled: Option<FileId>,
+    /// The file, or why not.
     pub result: io::Result<OwnedFd>,
 }
 
@@ -54,6 +66,7 @@ impl Preparer {
         Ok(Preparer { jobs: Some(jobs), thread: Some(thread) })
     }
 
+    /// Hand a job to the thread.
     pub fn start(&self, job: SegmentJob) {
         if let Some(jobs) = &self.jobs {
             jobs.send(job).expect("the preparer lives as long as its handle");
@@ -80,17 +93,49 @@ fn prepare(directory: &Path, job: &SegmentJob) -> io::Result<OwnedFd> {
     made
 }
 
+/// One step of making a segment file. The simulator takes the same steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Zeroes over these bytes of the file.
+    Zero(Range<u64>),
+    /// The header into block 0.
+    Header,
+    /// Make the file's bytes and length durable.
+    SyncFile,
+    /// Make the file's name durable.
+    SyncDirectory,
+}
+
+/// The steps in their order. The header comes after everything else is durable: a file with a readable header is whole,
+/// and one without, whose first batch is gone, was never used in this life. For that a recycled file loses its
+/// first batch before its header, which a crash may tear.
+pub fn steps(recycled: bool, segment_bytes: u64) -> [Step; 5] {
+    let block = BLOCK_BYTES as u64;
+    let zero = if recycled { block..2 * block } else { 0..segment_bytes };
+    [Step::Zero(zero), Step::SyncFile, Step::Header, Step::SyncFile, Step::SyncDirectory]
+}
+
 fn make(path: &Path, job: &SegmentJob) -> io::Result<OwnedFd> {
     let file = uring::file::open_direct(path, job.recycle.is_none())?;
-    if job.recycle.is_none() {
-        uring::file::zero_fill(&file, job.segment_bytes)?;
-    }
-    let mut header = uring::Buffer::new(job.header.len())?;
-    header[..job.header.len()].copy_from_slice(&job.header);
-    uring::file::pwrite_all(&file, 0, &header[..job.header.len()])?;
-    uring::file::fdatasync(&file)?;
-    if let Some(directory) = path.parent() {
-        uring::file::sync_directory(directory)?;
+    for step in steps(job.recycle.is_some(), job.segment_bytes) {
+        match step {
+            Step::Zero(range) if range.start == 0 => uring::file::zero_fill(&file, range.end)?,
+            Step::Zero(range) => {
+                let zeroes = uring::Buffer::new((range.end - range.start) as usize)?;
+                uring::file::pwrite_all(&file, range.start, &zeroes)?;
+            }
+            Step::Header => {
+                let mut header = uring::Buffer::new(job.header.len())?;
+                header[..job.header.len()].copy_from_slice(&job.header);
+                uring::file::pwrite_all(&file, 0, &header[..job.header.len()])?;
+            }
+            Step::SyncFile => uring::file::fdatasync(&file)?,
+            Step::SyncDirectory => {
+                if let Some(directory) = path.parent() {
+                    uring::file::sync_directory(directory)?;
+                }
+            }
+        }
     }
     Ok(file)
 }

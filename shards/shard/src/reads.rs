@@ -72,6 +72,8 @@ pub struct Read {
     /// Block-aligned start and length of the read.
     pub start: u64,
     pub len: usize,
+    /// When the driver got it.
+    pub started_ns: u64,
     pub then: Then,
 }
 
@@ -80,7 +82,7 @@ impl Read {
     pub fn new(file: FileId, at: Link, bytes: usize, segment_bytes: u64, then: Then) -> Read {
         let start = u64::from(at.location.offset) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let end = (u64::from(at.location.offset) + bytes as u64).next_multiple_of(BLOCK_BYTES as u64).min(segment_bytes);
-        Read { file, at: at.location, lsn: at.lsn, start, len: end.saturating_sub(start) as usize, then }
+        Read { file, at: at.location, lsn: at.lsn, start, len: end.saturating_sub(start) as usize, started_ns: 0, then }
     }
     /// The wanted bytes in a finished read.
     pub fn bytes<'a>(&self, buffer: &'a Buffer, got: usize) -> &'a [u8] {
@@ -123,13 +125,16 @@ impl Reads {
         self.queue.push_back(index);
     }
     /// Hand queued reads to the driver while there are buffers.
-    pub fn pump<D: Driver>(&mut self, driver: &mut D) {
+    pub fn pump<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
         for _ in 0..self.queue.len() {
             let Some(index) = self.queue.pop_front() else { return };
-            let read = &self.slab[index];
+            let read = &mut self.slab[index];
             let pool = if read.len <= SMALL_READ_BYTES { &self.small } else { &self.large };
             match pool.take() {
-                Some(buffer) => driver.read(read.file, read.start, buffer, read.len, Token::read(index)),
+                Some(buffer) => {
+                    read.started_ns = now_ns;
+                    driver.read(read.file, read.start, buffer, read.len, Token::read(index));
+                }
                 None => self.queue.push_back(index),
             }
         }

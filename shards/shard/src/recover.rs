@@ -16,7 +16,7 @@ use wal::segment::SegmentHeader;
 use wal::{BLOCK_BYTES, LogIdentity};
 
 use crate::driver::{Driver, Event, FileId, LogFiles, Patience};
-use crate::log::{Log, LogStart, SegmentFile};
+use crate::log::{Log, LogStart, SegmentFile, UNMADE};
 use crate::replay::Replay;
 use crate::token::{Kind, Token};
 use crate::turn::Shard;
@@ -27,9 +27,13 @@ const CHECKPOINT_READ_PAGES: usize = 16;
 /// What recovery needs to know besides the files.
 #[derive(Clone, Debug)]
 pub struct RecoverConfig {
+    /// Who the log is.
     pub identity: LogIdentity,
+    /// The writer's new term.
     pub epoch: u32,
+    /// Bytes of a segment file.
     pub segment_bytes: u64,
+    /// Segments kept prepared ahead of the log.
     pub segments_ahead: usize,
     /// Durable lsn that the superblock remembers from the last clean close.
     pub closed_durable_lsn: u64,
@@ -38,11 +42,17 @@ pub struct RecoverConfig {
 /// What recovery did, for the log line and the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recovered {
+    /// How long it took.
     pub seconds: f64,
+    /// Keys that came from the checkpoint.
     pub checkpoint_keys: u64,
+    /// Bytes of checkpoint read.
     pub checkpoint_bytes: u64,
+    /// Bytes of log replayed.
     pub log_bytes: u64,
+    /// Records replayed.
     pub records: u64,
+    /// Last lsn of the log.
     pub durable_lsn: u64,
     /// Bytes of torn tail that were cut, in blocks that look written.
     pub cut: bool,
@@ -51,11 +61,21 @@ pub struct Recovered {
 /// Why a log cannot be used: names file, offset and lsn.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
+    /// The bytes are not what was acked.
     #[error("{0}")]
     Damage(String),
+    /// The device or the file system refused.
     #[error("reading {what} failed: {error}")]
-    Io { what: String, error: std::io::Error },
+    Io {
+        /// What was read.
+        what: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
 }
+
+/// What happened in one look at a driver.
+type Events<D> = Vec<Event<<D as Driver>::Socket, <D as Driver>::Received>>;
 
 struct Loaded {
     header: SegmentHeader,
@@ -217,11 +237,14 @@ impl<D: Driver> Shard<D> {
         let mut spare = Vec::new();
         for &(slot, file, bytes) in &files.segments {
             if bytes < 2 * BLOCK_BYTES as u64 {
-                spare.push(SegmentFile { slot, file, segment: 0, generation: 0, first_lsn: 0 });
+                spare.push(SegmentFile { slot, file: UNMADE, segment: 0, generation: 0, first_lsn: 0 });
                 continue;
             }
             let block = self.read_all(file, 0, 2 * BLOCK_BYTES, &format!("the header of segment-{slot:08}.seg"))?;
-            let unused = block[BLOCK_BYTES..2 * BLOCK_BYTES].iter().all(|b| *b == 0);
+            // A file that a crash left half made may hold anything but a batch.
+            let nothing = SegmentHeader { identity: config.identity, segment: 0, generation: 0, segment_bytes: config.segment_bytes };
+            let first_batch = scan::batch_at(&config.identity, &nothing, BLOCK_BYTES as u32, &block[BLOCK_BYTES..2 * BLOCK_BYTES]);
+            let unused = matches!(first_batch, Err(Stop::NoBatch));
             match SegmentHeader::decode(&block[..BLOCK_BYTES]) {
                 Ok(header) if header.identity == config.identity && bytes >= header.segment_bytes => {
                     let found = SegmentFile { slot, file, segment: header.segment, generation: header.generation, first_lsn: 0 };
@@ -237,8 +260,8 @@ impl<D: Driver> Shard<D> {
                     );
                     return Err(RecoverError::Damage(why));
                 }
-                // Never used: the header was not finished before a crash, and no batch was ever written behind it.
-                Err(_) if unused => spare.push(SegmentFile { slot, file, segment: 0, generation: 0, first_lsn: 0 }),
+                // Never used: the header comes last when a file is made, and no batch was ever written behind it.
+                Err(_) if unused => spare.push(SegmentFile { slot, file: UNMADE, segment: 0, generation: 0, first_lsn: 0 }),
                 Err(error) => {
                     let why = format!("segment-{slot:08}.seg at offset 0: {error}, but it holds batches; run `pinion verify` on the data directory");
                     return Err(RecoverError::Damage(why));
@@ -355,7 +378,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// A driver that fails will not bring what is awaited: recovery ends with its error.
-    fn poll_some(&mut self) -> Result<Vec<Event<D::Socket, D::Received>>, RecoverError> {
+    fn poll_some(&mut self) -> Result<Events<D>, RecoverError> {
         let mut events = Vec::new();
         let polled = self.driver.poll(Patience::Sleep(Duration::from_millis(20)), &mut events);
         polled.map_err(|error| RecoverError::Io { what: "from the ring".into(), error })?;

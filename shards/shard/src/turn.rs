@@ -18,7 +18,9 @@ use crate::token::{Kind, Token};
 /// An idle shard spins for at most so long before it sleeps; 0 switches spinning off.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
+    /// Longest spin of an idle turn; zero = off.
     pub spin: Duration,
+    /// Longest sleep.
     pub sleep: Duration,
     /// After so long without news the last acks' durability is written down.
     pub mark_after_ns: u64,
@@ -50,6 +52,7 @@ pub struct Shard<D: Driver> {
 }
 
 impl<D: Driver> Shard<D> {
+    /// A shard that has not recovered yet.
     pub fn new(core: Core<D::Socket>, driver: D, mailbox: Mailbox<Box<Parcel<D::Socket>>>, checkpointer: Checkpointer, pace: Pace) -> Shard<D> {
         Shard {
             core,
@@ -286,7 +289,7 @@ impl<D: Driver> Shard<D> {
         self.core.work_answers();
         let now_ns = self.core.now.monotonic_ns;
         self.core.partition.log.pump(&mut self.driver, now_ns);
-        self.core.reads.pump(&mut self.driver);
+        self.core.reads.pump(&mut self.driver, now_ns);
         self.flush_connections();
         self.send_mail();
         self.core.flush_latencies();
@@ -405,6 +408,7 @@ impl<D: Driver> Shard<D> {
         now_ns - since > 2_000_000_000
     }
 
+    /// Last lsn known to be on stable storage.
     pub fn durable_lsn(&self) -> u64 {
         self.core.partition.log.durable_lsn()
     }

@@ -23,12 +23,12 @@ mod extension;
 mod keys;
 mod producers;
 
-pub use chunk::{CHUNK_BYTES_MAX, ChunkError};
+pub use chunk::ChunkError;
 pub(crate) use chunk::{ChunkReader, ChunkWriter, Kind};
 pub use extension::{IdempotencyExtension, ProducerExtension};
 pub use keys::{IdempotencyKeys, KeyCheck, KeyLimits};
 pub use producers::{
-    Answer, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions, WINDOW_SEQUENCES,
+    Answer, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions,
 };
 
 use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher13Wide};

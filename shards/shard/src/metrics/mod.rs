@@ -17,7 +17,7 @@ mod families;
 mod process;
 mod render;
 
-pub use distribution::{BUCKETS_MAX, Distribution, DistributionSnapshot, Scale};
+pub use distribution::{Distribution, DistributionSnapshot, Scale};
 pub use process::ProcessUsage;
 pub use render::{CONTENT_TYPE, render};
 

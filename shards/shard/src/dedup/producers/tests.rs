@@ -176,7 +176,7 @@ fn an_answer_with_more_versions_than_a_chunk_holds_goes_out_in_parts() {
         (plenty(), Some(ProducersCursor::default()), 0, Vec::new());
     while let Some(at) = cursor {
         cursor = p.export(at, usize::MAX, &mut chunk);
-        assert!(chunk.len() <= super::super::CHUNK_BYTES_MAX);
+        assert!(chunk.len() <= super::super::chunk::CHUNK_BYTES_MAX);
         restored.import(&chunk).unwrap();
         chunks += 1;
     }
