@@ -80,7 +80,7 @@ pub struct ServeFlags {
         default_value_t = 4096
     )]
     pub connections_max: u32,
-    /// Microseconds that an idle shard polls before it sleeps; 0 never polls, without it the shard adapts
+    /// Microseconds that an idle shard polls before it sleeps; 0 never polls, without it 200
     #[arg(long, env = "PINION_SPIN_US", value_name = "MICROSECONDS")]
     pub spin_us: Option<u32>,
     /// TCP congestion control of client connections; without it the system's

@@ -10,7 +10,7 @@ pub struct Policy {
     pub history_depth: Option<u32>,
     /// Records older than this (log time) are not served; `None` = kept.
     pub max_age_seconds: Option<u64>,
-    /// How long an Idempotency-Key or a producer's sequences are remembered; `None` = the server's default.
+    /// How long an Idempotency-Key is remembered; `None` = the server's default. (Producers: the server's default.)
     pub dedup_window_seconds: Option<u64>,
 }
 
