@@ -148,7 +148,7 @@ pub(super) const FAMILIES: &[Family] = &[
     histogram(
         "pinion_commit_seconds",
         &[],
-        "From the sealing of a batch until it and all before it are durable",
+        "From the first record of a batch until its write is on stable storage",
         |s, take| {
             take(&[], s.commit);
         },
