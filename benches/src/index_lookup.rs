@@ -5,7 +5,7 @@
 
 use index::{Digest, DigestKey, Entry, Index};
 use rand::Rng;
-use shard::partition::IndexMemory;
+use shard::IndexMemory;
 use uring::Region;
 use wal::Location;
 
@@ -24,8 +24,8 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         || {
             let mut checksum = Checksum::default();
             for number in 0..count {
-                checksum.add(digests.digest(1, &key(number)).0 as u64);
-                checksum.add((digests.digest(1, &key(number)).0 >> 64) as u64);
+                let digest = digests.digest(1, &key(number)).0;
+                checksum.add((digest >> 64) as u64 ^ digest as u64);
             }
             checksum.finish()
         },

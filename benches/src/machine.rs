@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// What stands above every result: processor, cores, memory, kernel, congestion control, commit, date.
 pub fn line() -> String {
@@ -27,14 +28,17 @@ pub fn command_line() -> String {
     format!("cargo run --release -p benches -- {}", arguments.join(" "))
 }
 
-/// Cores that this process may use, lowest first; one at least.
-pub fn cores() -> Vec<core_affinity::CoreId> {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if cores.is_empty() {
-        vec![core_affinity::CoreId { id: 0 }]
-    } else {
-        cores
-    }
+/// Cores that this process could use before it pinned anything, lowest first; one at least.
+pub fn cores() -> &'static [core_affinity::CoreId] {
+    static CORES: OnceLock<Vec<core_affinity::CoreId>> = OnceLock::new();
+    CORES.get_or_init(|| {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        if cores.is_empty() {
+            vec![core_affinity::CoreId { id: 0 }]
+        } else {
+            cores
+        }
+    })
 }
 
 /// Two cores to put the two ends of something on. False: there is only one, and both ends share it.
@@ -46,15 +50,19 @@ pub fn two_cores() -> ([core_affinity::CoreId; 2], bool) {
     )
 }
 
+/// Bits in the kernel's set of cores; more would be outside the set.
+const CORES_MAX: usize = 1024;
+
 /// Pin the calling thread. Threads and processes that it starts afterwards begin on the same core.
 ///
 /// # Errors
 /// When the process may not use that core.
 pub fn pin(core: usize) -> anyhow::Result<()> {
+    let allowed = cores();
     anyhow::ensure!(
-        core_affinity::set_for_current(core_affinity::CoreId { id: core }),
+        core < CORES_MAX && core_affinity::set_for_current(core_affinity::CoreId { id: core }),
         "cannot run on core {core}: this process may use {:?}",
-        cores().iter().map(|core| core.id).collect::<Vec<_>>()
+        allowed.iter().map(|core| core.id).collect::<Vec<_>>()
     );
     Ok(())
 }
@@ -168,6 +176,18 @@ fn said(command: &mut Command) -> Option<String> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn pinning_hides_no_core() {
+        let before = cores().len();
+        std::thread::spawn(move || {
+            pin(cores()[0].id).unwrap();
+            assert_eq!(cores().len(), before);
+        })
+        .join()
+        .unwrap();
+        assert!(pin(1 << 20).is_err());
+    }
 
     #[test]
     fn a_run_folder_says_where_its_figures_come_from() {

@@ -5,7 +5,7 @@
 //! What a shard adds to that (streams, idempotency answers, the reads themselves) is not in these figures.
 
 use index::{Digest, DigestKey, Entry, Index};
-use shard::partition::IndexMemory;
+use shard::IndexMemory;
 use uring::{Buffer, Region};
 use wal::BATCH_HEADER_BYTES;
 use wal::chain::ChainPoint;
@@ -40,19 +40,19 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
             || walk(&image),
         );
         if (payload_bytes, per_batch) == (256, 100) {
-            bench.case_prepared(
-                format!("walk and replay, payload {payload_bytes}, {per_batch} per batch"),
-                records,
-                bytes,
-                || {
-                    Region::reserve(records as usize / 8)
-                        .map(|region| Index::new(IndexMemory(region)))
-                },
-                |index| {
-                    let mut index = index.expect("address space for an index");
-                    (replay(&image, &mut index), Some(index))
-                },
-            );
+            for (how, keys) in [("that grows", 0), ("sized beforehand", records)] {
+                let buckets = records as usize / 8 + 64;
+                bench.case_prepared(
+                    format!("walk and replay into an index {how}, payload {payload_bytes}, {per_batch} per batch"),
+                    records,
+                    bytes,
+                    || Region::reserve(buckets).map(|region| Index::with_keys(IndexMemory(region), keys)),
+                    |index| {
+                        let mut index = index.expect("address space for an index");
+                        (replay(&image, &mut index), Some(index))
+                    },
+                );
+            }
         }
     }
     Ok(())

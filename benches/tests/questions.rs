@@ -29,7 +29,7 @@ fn log_append() {
 
 #[test]
 fn recovery() {
-    is_answered("recovery", 6);
+    is_answered("recovery", 7);
 }
 
 #[test]
