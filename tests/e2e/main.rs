@@ -1,0 +1,16 @@
+//! End to end: the real binary, real sockets, a real disk. Every test starts servers of its own on free ports and ends
+//! them by their process ids.
+//!
+//! `server` starts them, `http` is a client that hides nothing; the other modules are the tests, one question each.
+
+mod bad_input;
+mod contract;
+mod damage;
+mod http;
+mod idempotency;
+mod packages;
+mod refusals;
+mod server;
+mod shards;
+mod streams;
+mod wire_rules;
