@@ -310,18 +310,9 @@ impl<S> Core<S> {
                 let origin = Origin { shard: inbound.from, ticket: *ticket };
                 let arena = &inbound.parcel.arena;
                 let ask = ask.map(|piece| &arena[piece.range()]);
-                let refused = match &ask {
-                    Ask::Streams | Ask::Metrics => None,
-                    _ => self.not_ready(),
-                };
-                match refused {
-                    Some(refusal) => self.answer(origin, 0, Answer::Refused(refusal)),
-                    None => {
-                        if let Err(Later) = self.serve(origin, &ask) {
-                            self.inbound.push_front(inbound);
-                            return;
-                        }
-                    }
+                if let Err(Later) = self.serve(origin, &ask) {
+                    self.inbound.push_front(inbound);
+                    return;
                 }
                 inbound.next += 1;
             }
@@ -383,6 +374,7 @@ impl<S> Core<S> {
         let refusal = refuse_for(Code::Unavailable, 5000, message);
         while let Some((_, origin, mut answered)) = self.held.queue.pop_front() {
             answered.answer = Answer::Refused(refusal.clone());
+            answered.durable_lsn = self.partition.log.durable_lsn();
             self.outbound[origin.shard].items.push(Item::Answer { ticket: origin.ticket, answered });
         }
         std::mem::take(&mut self.gated)

@@ -78,11 +78,6 @@ impl<S> Core<S> {
             self.http_refuse(conn, voice, &refuse(Code::Unauthorized, message));
             return Ok(());
         }
-        let on_records = !open && !matches!(request.route, Route::Metrics | Route::Topology | Route::ListStreams | Route::GetStream { .. });
-        if on_records && let Some(refusal) = self.not_ready() {
-            self.http_refuse(conn, voice, &refusal);
-            return Ok(());
-        }
         let heavy = matches!(request.route, Route::History { .. } | Route::Scan { .. } | Route::Tail { .. });
         if heavy && let Some(refusal) = self.too_much_unread() {
             self.http_refuse(conn, voice, &refusal);
@@ -233,6 +228,10 @@ impl<S> Core<S> {
             self.ask(owner, ticket, &ask);
             return Ok(());
         }
+        if let Some(refusal) = self.not_ready() {
+            self.http_refuse(conn, voice, &refusal);
+            return Ok(());
+        }
         let unit = Unit {
             stream: posted.stream,
             records: wire::native::AppendIter::new(posted.records, posted.count),
@@ -339,6 +338,7 @@ impl<S> Core<S> {
     fn http_get(&mut self, conn: &mut Connection, voice: Voice, stream: &[u8], key: &[u8], if_none_match: Option<u32>) {
         let owner = self.owner_of(key);
         if owner == self.id
+            && self.state == State::Ready
             && let Some(stream_id) = self.partition.streams.lookup(stream)
         {
             let (log, mark, oldest_us) = (self.log_number(), self.mark(), self.oldest_us(stream_id));

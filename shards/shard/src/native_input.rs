@@ -8,7 +8,7 @@ use wire::native::{self, Append, AppendIter, AppendPart, Parsed, Request, opcode
 use wire::{Code, Cursor, Refusal};
 
 use crate::conns::Connection;
-use crate::core::Core;
+use crate::core::{Core, State};
 use crate::hop::{Ask, Origin};
 use crate::jobs::{AppendForm, AppendWork, Asker, ScanWork, Voice, Work};
 use crate::metrics::Protocol;
@@ -138,11 +138,6 @@ impl<S> Core<S> {
             self.native_refuse(conn, id, op, &refusal);
             return Ok(());
         }
-        let works_on_records = !matches!(request, Request::Hello { .. } | Request::Ping | Request::Topology);
-        if works_on_records && let Some(refusal) = self.not_ready() {
-            self.native_refuse(conn, id, op, &refusal);
-            return Ok(());
-        }
         let heavy = matches!(request, Request::History { .. } | Request::Scan { .. } | Request::Tail { .. });
         if heavy && let Some(refusal) = self.too_much_unread() {
             self.native_refuse(conn, id, op, &refusal);
@@ -239,6 +234,10 @@ impl<S> Core<S> {
             let work = AppendWork::new(append.durability, AppendForm::Many, append.records);
             let ticket = self.jobs.add(asker, 1, Work::Append(work));
             self.ask(owner, ticket, &ask);
+            return Ok(());
+        }
+        if let Some(refusal) = self.not_ready() {
+            self.native_refuse(conn, id, opcode::APPEND, &refusal);
             return Ok(());
         }
         let unit = Unit { stream: append.stream, records: append.iter(), count: append.records, once, tombstone_needs_live: false, digest };
@@ -352,6 +351,7 @@ impl<S> Core<S> {
     fn native_get(&mut self, conn: &mut Connection, id: u64, stream: &[u8], key: &[u8], digest: Option<Digest>) {
         let owner = self.owner_of(key);
         if owner == self.id
+            && self.state == State::Ready
             && let Some(stream_id) = self.partition.streams.lookup(stream)
         {
             let log = self.log_number();

@@ -26,6 +26,12 @@ pub struct Later;
 impl<S> Core<S> {
     /// Do what is asked. `Err(Later)` only for appends and stream definitions; nothing was done then.
     pub(crate) fn serve(&mut self, origin: Origin, ask: &Ask<&[u8]>) -> Result<(), Later> {
+        if !matches!(ask, Ask::Streams | Ask::Metrics)
+            && let Some(refusal) = self.not_ready()
+        {
+            self.answer(origin, 0, Answer::Refused(refusal));
+            return Ok(());
+        }
         match ask {
             Ask::Append { stream, records, count, durability, once, want_versions, tombstone_needs_live } => {
                 let unit = Unit {
@@ -210,7 +216,9 @@ impl<S> Core<S> {
         let origin = then.origin();
         match self.partition.log.segment(link.location.segment) {
             Some(segment) => {
-                let read = Read::new(segment.file, link, bytes.max(64), self.partition.log.segment_bytes(), then);
+                // The index knows a size class, which may be larger than the largest record there is.
+                let bytes = bytes.clamp(64, self.reads.record_bytes_max());
+                let read = Read::new(segment.file, link, bytes, self.partition.log.segment_bytes(), then);
                 self.reads.start(read);
             }
             None => {
@@ -232,12 +240,14 @@ impl<S> Core<S> {
             return self.scan_chunk(scan, read.at, &buffer[(u64::from(read.at.offset) - read.start) as usize..got.min(read.len)]);
         }
         let bytes = read.bytes(buffer, got);
+        let asked = read.len - (u64::from(read.at.offset) - read.start) as usize;
         match self.partition.log.codec.decode(read.lsn, bytes) {
             Ok(record) => {
                 self.partition.cache.insert(record.lsn, &bytes[..record.bytes]);
                 self.read_record_done(read, &record);
             }
-            Err(wal::record::RecordError::Short { needed, .. }) if needed > bytes.len() && needed <= self.reads.chunk_bytes() => {
+            // The length is not verified yet: a damaged one must not ask for more than a buffer holds, nor for the same again.
+            Err(wal::record::RecordError::Short { needed, .. }) if needed > asked && needed <= self.reads.record_bytes_max() => {
                 let link = Link { lsn: read.lsn, location: read.at };
                 self.read_record(link, needed, read.then);
             }
