@@ -37,6 +37,25 @@ pub fn raise_nofile() -> io::Result<u64> {
     Ok(nofile().soft)
 }
 
+/// The name of the filesystem that `path` is on, if its files live in memory only.
+pub fn filesystem_in_memory(path: &std::path::Path) -> io::Result<Option<&'static str>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `path` ends with a zero byte, and `about` is room for what the kernel writes.
+    if unsafe { libc::statfs(path.as_ptr(), about.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so the kernel has filled it.
+    let about = unsafe { about.assume_init() };
+    // Magic numbers of statfs(2): the type of the field differs between platforms, its 32 bits do not.
+    Ok(match about.f_type as u32 {
+        0x0102_1994 => Some("tmpfs"),
+        0x8584_58f6 => Some("ramfs"),
+        _ => None,
+    })
+}
+
 /// Whether CAP_IPC_LOCK (or root) lifts the memlock limit.
 pub fn may_lock_freely() -> bool {
     const CAP_IPC_LOCK: u32 = 14;

@@ -33,7 +33,7 @@ pub fn check(data: &Path, connections_max: usize, registered_bytes: u64) -> Vec<
         limits::may_lock_freely(),
         registered_bytes,
     ));
-    findings.extend(direct_io(data));
+    findings.extend(memory_filesystem(data).or_else(|| direct_io(data)));
     findings
 }
 
@@ -88,6 +88,19 @@ fn locked_memory(found: u64, unlimited: bool, needed: u64) -> Option<Finding> {
         fatal: false,
         what: format!("{found} bytes of lockable memory, needed {needed} to register buffers; going on without"),
         fix: "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity, docker: --ulimit memlock=-1)".to_owned(),
+    })
+}
+
+/// Newer kernels take O_DIRECT on tmpfs, and nothing of it reaches a disk.
+fn memory_filesystem(data: &Path) -> Option<Finding> {
+    let name = limits::filesystem_in_memory(data).ok().flatten()?;
+    Some(Finding {
+        fatal: true,
+        what: format!(
+            "{} is on {name}, which is memory: O_DIRECT reaches no disk there, and no ack outlives a power cut",
+            data.display()
+        ),
+        fix: "choose a data directory on ext4 or XFS: findmnt -t ext4,xfs".to_owned(),
     })
 }
 
