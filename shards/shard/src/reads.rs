@@ -120,6 +120,10 @@ impl Reads {
     pub fn chunk_bytes(&self) -> usize {
         self.large.bytes_each()
     }
+    /// The longest record that one read brings whole: it may start and end inside a block.
+    pub fn record_bytes_max(&self) -> usize {
+        self.chunk_bytes() - 2 * BLOCK_BYTES
+    }
     pub fn start(&mut self, read: Read) {
         let index = self.slab.insert(read);
         self.queue.push_back(index);
