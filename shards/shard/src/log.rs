@@ -20,6 +20,8 @@ const SMALL_BATCH_BYTES: usize = 128 * 1024;
 const SMALL_BATCHES_IN_FLIGHT: usize = 2;
 /// Batches up to here leave their records in the read cache: at a low rate the batch buffers hold only the last few acks.
 const KEPT_BATCH_BYTES: usize = 16 * 1024;
+/// A unit takes at most so many of the batch buffers: the rest may be on their way to the device.
+const UNIT_BUFFERS: (usize, usize) = (3, 4);
 /// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
 const LARGE_BATCHES_IN_FLIGHT: usize = 8;
 
@@ -220,32 +222,46 @@ impl Log {
         log
     }
 
-    /// The largest unit (sum of its records' encoded bytes) that can be appended.
-    pub fn unit_bytes_max(&self) -> usize {
-        self.unit_bytes_max
-    }
-
     /// The most record bytes that one batch can hold.
     pub fn batch_room(&self) -> usize {
         self.pool.bytes_each().min(self.segment_bytes as usize - BLOCK_BYTES) - BATCH_HEADER_BYTES
     }
 
-    /// Make sure that a unit of `bytes` (all its records, encoded) can be appended without another check.
-    pub fn make_room(&mut self, bytes: usize) -> Result<(), Blocked> {
+    /// Whether a unit of `bytes`, whose largest record has `largest`, can ever be appended.
+    pub fn unit_fits(&self, bytes: usize, largest: usize) -> bool {
+        let most = (self.pool.count() * UNIT_BUFFERS.0 / UNIT_BUFFERS.1).max(1);
+        bytes <= self.unit_bytes_max && self.batches_of(bytes, largest) <= most
+    }
+
+    /// Batches that a unit may take. Records never span batches. Of two neighbours the second's first record did not fit the
+    /// first, so together they are more than full; and a batch is left with less room than the largest record.
+    fn batches_of(&self, bytes: usize, largest: usize) -> usize {
+        let room = self.batch_room();
+        if bytes <= room {
+            return 1;
+        }
+        let pairs = 2 * bytes.div_ceil(room) + 1;
+        match room.checked_sub(largest) {
+            Some(filled) if filled > 0 => pairs.min(bytes.div_ceil(filled) + 1),
+            _ => pairs,
+        }
+    }
+
+    /// Make sure that a unit of `bytes` (all its records, encoded; the largest has `largest`) can be appended without
+    /// another check. Only for units that fit: others would wait for ever.
+    pub fn make_room(&mut self, bytes: usize, largest: usize) -> Result<(), Blocked> {
         if self.writer.room() >= bytes && self.failed.is_none() {
             return Ok(());
         }
-        self.make_room_slowly(bytes)
+        self.make_room_slowly(bytes, largest)
     }
 
     #[cold]
-    fn make_room_slowly(&mut self, bytes: usize) -> Result<(), Blocked> {
+    fn make_room_slowly(&mut self, bytes: usize, largest: usize) -> Result<(), Blocked> {
         if self.failed.is_some() {
             return Err(Blocked::Failed);
         }
-        // A unit larger than a batch goes over several. Records never span batches, and filling them one after the other
-        // leaves any two neighbours together more than full: at most 2n + 1 batches for n batches' worth of bytes.
-        let batches = if bytes <= self.batch_room() { 1 } else { 2 * bytes.div_ceil(self.batch_room()) + 1 };
+        let batches = self.batches_of(bytes, largest);
         while self.pool.available() < batches {
             if !self.evict_one() {
                 return Err(Blocked::Buffers);

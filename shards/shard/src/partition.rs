@@ -171,12 +171,14 @@ impl Partition {
 
         // Hash everything, then ask for every line, then look: the misses of a whole unit overlap.
         self.scratch.clear();
-        let mut bytes = 0;
+        let (mut bytes, mut largest) = (0, 0);
         let mut conditional = unit.tombstone_needs_live;
         for record in unit.records.clone() {
             let digest = unit.digest.unwrap_or_else(|| self.digests.digest(stream, record.key));
             self.scratch.push(digest);
-            bytes += encoded_bytes(&record);
+            let length = encoded_bytes(&record);
+            bytes += length;
+            largest = largest.max(length);
             conditional |= record.condition != Condition::None;
         }
         if unit.count > 1 {
@@ -192,15 +194,18 @@ impl Partition {
             );
             return Err(NotAppended::Refused(refuse_for(Code::Overloaded, 1000, message)));
         }
+        // What marks a repeat stands on the first record, which may be the largest.
         bytes += self.once_bytes(&unit.once);
+        largest += self.once_bytes(&unit.once);
         if known.is_none() {
             bytes += definition_bytes(unit.stream);
+            largest = largest.max(definition_bytes(unit.stream));
         }
-        if bytes > self.log.unit_bytes_max() {
-            let message = format!("the request takes {bytes} bytes of log, more than the {} that one may: send it in parts", self.log.unit_bytes_max());
+        if !self.log.unit_fits(bytes, largest) {
+            let message = format!("the request takes {bytes} bytes of log, more than one may: send it in parts");
             return Err(NotAppended::Refused(refuse(Code::TooLarge, message)));
         }
-        self.log.make_room(bytes).map_err(|b| self.blocked(&b))?;
+        self.log.make_room(bytes, largest).map_err(|b| self.blocked(&b))?;
 
         if known.is_none() {
             self.define_stream(stream, unit.stream, &Policy::default())?;
@@ -359,7 +364,7 @@ impl Partition {
     /// Define a stream, or change its policy: a record of its own in the log.
     pub fn put_stream(&mut self, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
         let id = self.streams.lookup(name).unwrap_or_else(|| self.streams.next_id());
-        self.log.make_room(definition_bytes(name)).map_err(|b| self.blocked(&b))?;
+        self.log.make_room(definition_bytes(name), definition_bytes(name)).map_err(|b| self.blocked(&b))?;
         self.define_stream(id, name, policy)
     }
 
