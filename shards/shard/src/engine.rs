@@ -313,7 +313,11 @@ impl Engine {
                     durable.push(0);
                     failed.push(format!("shard {number}: {why}"));
                 }
-                Err(_) => failed.push(format!("shard {number} panicked")),
+                Err(_) => {
+                    // One figure per shard, whatever became of it: they are told apart by their place.
+                    durable.push(0);
+                    failed.push(format!("shard {number} panicked"));
+                }
             }
         }
         self.store.close(&durable).map_err(|e| e.to_string())?;

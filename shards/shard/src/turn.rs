@@ -393,7 +393,8 @@ impl<D: Driver> Shard<D> {
         if self.core.conns.iter_mut().any(|c| c.out.has_unsent()) && !self.drain_is_late() {
             return false;
         }
-        if self.core.state != State::Ready {
+        // Behind a failed write no checkpoint can settle: what is there is what a restart reads.
+        if self.core.state != State::Ready || self.core.partition.log.failed().is_some() {
             return true;
         }
         let now_ns = self.core.now.monotonic_ns;
