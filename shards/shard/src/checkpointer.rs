@@ -95,9 +95,13 @@ impl Checkpointer {
         }
     }
 
+    /// A header with this number is there, usable or not: its pages must never be taken for those of a later one.
+    pub(crate) fn seen(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
+    }
+
     /// Recovery used this checkpoint: the other file is written next.
     pub(crate) fn loaded(&mut self, header: &CheckpointHeader, file: FileId, files: &LogFiles) {
-        self.sequence = header.sequence;
         self.turn = usize::from(files.checkpoints[0] == Some(file));
         self.last = Some((header.replay_from.next_lsn - 1, header.max_lsn));
     }
@@ -118,7 +122,8 @@ impl Checkpointer {
             // A checkpoint that costs more to write than the log it saves is not worth it.
             let worth = self.every_log_bytes.max(2 * 36 * partition.index.len());
             let due = grown >= worth || (at_once && !self.is_current(partition) && !self.failed);
-            if !due || partition.log.failed().is_some() || (now_ns < self.retry_at_ns && !at_once) {
+            // Writes of one that was given up must not land in the next.
+            if !due || self.in_flight > 0 || partition.log.failed().is_some() || (now_ns < self.retry_at_ns && !at_once) {
                 return;
             }
             self.begin(partition, now_ns);
@@ -142,6 +147,13 @@ impl Checkpointer {
     /// One step of the current stage. False: wait for a completion (or for the log).
     fn advance<D: Driver>(&mut self, partition: &mut Partition, driver: &mut D, file: FileId, now_ns: u64) -> bool {
         let Some(identity) = self.identity else { return false };
+        // A page that is left out would be keys that are lost: without memory for it there is no checkpoint.
+        if matches!(self.stage, Stage::Entries(_) | Stage::Streams(_) | Stage::Producers(_) | Stage::Keys(_)) && self.free.is_empty() {
+            match Buffer::new(PAGE_BYTES) {
+                Ok(buffer) => self.free.push(buffer),
+                Err(error) => return self.fail(&error.to_string(), now_ns),
+            }
+        }
         match self.stage {
             Stage::Idle => return false,
             Stage::Streams(cursor) => {
@@ -244,13 +256,7 @@ impl Checkpointer {
         file: FileId,
         encode: impl FnOnce(u64, u64, &[u8], &[(Digest, Entry)], &mut [u8]),
     ) {
-        let mut buffer = match self.free.pop() {
-            Some(buffer) => buffer,
-            None => match Buffer::new(PAGE_BYTES) {
-                Ok(buffer) => buffer,
-                Err(_) => return,
-            },
-        };
+        let mut buffer = self.free.pop().expect("advance has made one");
         encode(self.sequence, self.pages, &self.chunk, &self.entries, &mut buffer[..PAGE_BYTES]);
         let offset = HEADER_BYTES as u64 + self.pages * PAGE_BYTES as u64;
         driver.write(file, offset, Rc::new(buffer), 0..PAGE_BYTES, Token::checkpoint(self.sequence));

@@ -105,6 +105,11 @@ impl<D: Driver> Shard<D> {
             let why = format!("segment {} of log {} is missing: the oldest file holds segment {first}", at.segment, config.identity.number);
             return Err(RecoverError::Damage(why));
         }
+        // Only a new log has no segment at the place where its replay starts.
+        if !segments.contains_key(&at.segment) && (checkpoint.is_some() || !segments.is_empty()) {
+            let why = format!("segment {} of log {} is missing, and replay starts in it", at.segment, config.identity.number);
+            return Err(RecoverError::Damage(why));
+        }
         let mut next = self.load(&segments, at.segment, config)?;
         while let Some(loaded) = next.take() {
             let number = loaded.header.segment;
@@ -154,12 +159,14 @@ impl<D: Driver> Shard<D> {
         if live.is_empty() {
             live.push(self.first_segment(&mut spare, next_slot, config)?);
         }
+        // The superblock may be the older of its two copies: the log itself knows which terms were used.
+        self.core.epoch = config.epoch.max(at.epoch + 1);
         let next_slot = next_slot.max(live.iter().map(|s| s.slot + 1).max().unwrap_or(0));
         let pool = self.core.partition.log.take_pool();
         self.core.partition.log = Log::new(
             LogStart {
                 identity: config.identity,
-                epoch: config.epoch,
+                epoch: self.core.epoch,
                 chain: at,
                 segments: live,
                 spare,
@@ -403,6 +410,9 @@ impl<D: Driver> Shard<D> {
             }
         }
         found.sort_by_key(|(header, _)| std::cmp::Reverse(header.sequence));
+        if let Some((newest, _)) = found.first() {
+            self.checkpointer.seen(newest.sequence);
+        }
         for (header, file) in found {
             match self.load_pages(&header, file) {
                 Ok(bytes) => {
