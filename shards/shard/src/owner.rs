@@ -57,6 +57,10 @@ impl<S> Core<S> {
                     }
                     Err(NotAppended::Later) => return Err(Later),
                     Err(NotAppended::Refused(refusal)) => self.answer(origin, 0, Answer::Refused(refusal)),
+                    Err(NotAppended::RefusedBehind(refusal, lsn)) => {
+                        let gate = self.partition.gate(lsn);
+                        self.answer(origin, gate, Answer::Refused(refusal));
+                    }
                 }
             }
             Ask::Get { stream, key } => self.serve_get(origin, stream, key),
@@ -83,7 +87,7 @@ impl<S> Core<S> {
                     self.answer(origin, gate, Answer::StreamPut);
                 }
                 Err(NotAppended::Later) => return Err(Later),
-                Err(NotAppended::Refused(refusal)) => self.answer(origin, 0, Answer::Refused(refusal)),
+                Err(NotAppended::Refused(refusal) | NotAppended::RefusedBehind(refusal, _)) => self.answer(origin, 0, Answer::Refused(refusal)),
             },
             Ask::Streams => {
                 let infos = self
@@ -110,6 +114,12 @@ impl<S> Core<S> {
 
     /// Give an answer to whoever asked; it is released when `gate` is durable (0: now).
     pub(crate) fn answer(&mut self, origin: Origin, gate: u64, answer: Answer) {
+        // A read of the device may end after the commit that it was to wait for: no other may come.
+        let gate = self.partition.gate(gate);
+        let (gate, answer) = match self.partition.log.failed() {
+            Some(_) if gate > 0 => (0, Answer::Refused(self.never_durable())),
+            _ => (gate, answer),
+        };
         let answered = Answered {
             answer,
             log: self.log_number(),

@@ -3,6 +3,7 @@
 //! Invariant: once the machine has crashed nothing that is asked here has an effect. It does not know why a shard asks.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use std::rc::Rc;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use shard::driver::{ConnId, Driver, Event, FileId, Now, Patience};
+use shard::preparer::{Step, steps};
 use uring::Buffer;
 
 use crate::disk::{PAGE_BYTES, Role};
@@ -20,21 +22,16 @@ const ZERO_CHUNK: usize = 64 * 1024;
 /// Polls of a dead process before it is told: a turn polls less often and ends by itself, a recovery must be told.
 const POLLS_AFTER_DEATH: u32 = 8;
 
-enum Step {
-    Zero { upto: usize },
-    Header,
-    SyncFile { ids: Vec<u64> },
-    SyncDirectory,
-}
-
 struct Preparation {
     file: usize,
     slot: u32,
     recycled: Option<FileId>,
-    segment_bytes: usize,
     header: Vec<u8>,
     token: u64,
-    step: Step,
+    /// What is left to do, the next step first.
+    steps: VecDeque<Step>,
+    /// What a sync that has begun makes durable.
+    syncing: Vec<u64>,
     fault: Option<FaultKind>,
 }
 
@@ -165,37 +162,34 @@ impl SimDriver {
             self.ready.push(Event::SegmentReady { token: p.token, result: Err(broken(kind)) });
             return;
         }
-        let step = match p.step {
-            Step::Zero { upto } => {
-                let to = (upto + ZERO_CHUNK).min(p.segment_bytes);
-                let id = m.disk.start_write(p.file, upto, vec![0; to - upto]);
-                m.disk.finish_write(p.file, id, to - upto, false);
-                m.tick(|| format!("shard {shard} slot {} zero up to {to}", p.slot));
-                if to == p.segment_bytes { Step::Header } else { Step::Zero { upto: to } }
+        let step = p.steps.pop_front().expect("a preparation ends with its last step");
+        match &step {
+            Step::Zero(range) => {
+                let (from, to) = (range.start as usize, (range.start as usize + ZERO_CHUNK).min(range.end as usize));
+                let id = m.disk.start_write(p.file, from, vec![0; to - from]);
+                m.disk.finish_write(p.file, id, to - from, false);
+                if (to as u64) < range.end {
+                    p.steps.push_front(Step::Zero(to as u64..range.end));
+                }
             }
             Step::Header => {
                 let id = m.disk.start_write(p.file, 0, p.header.clone());
                 m.disk.finish_write(p.file, id, p.header.len(), false);
-                m.tick(|| format!("shard {shard} slot {} header", p.slot));
-                Step::SyncFile { ids: m.disk.finished_writes(p.file) }
             }
-            Step::SyncFile { ids } => {
-                m.disk.finish_sync(p.file, &ids);
-                m.tick(|| format!("shard {shard} slot {} file synced", p.slot));
-                Step::SyncDirectory
-            }
-            Step::SyncDirectory => {
-                m.disk.sync_directory(shard);
-                m.tick(|| format!("shard {shard} slot {} ready", p.slot));
-                let file = p.recycled.unwrap_or_else(|| {
-                    self.files.push(p.file);
-                    FileId(self.files.len() as u32 - 1)
-                });
-                self.ready.push(Event::SegmentReady { token: p.token, result: Ok(file) });
-                return;
-            }
-        };
-        p.step = step;
+            Step::SyncFile if m.mutant == Mutant::SkipSync => {}
+            Step::SyncFile => m.disk.finish_sync(p.file, &p.syncing),
+            Step::SyncDirectory => m.disk.sync_directory(shard),
+        }
+        m.tick(|| format!("shard {shard} slot {}: {step:?}", p.slot));
+        p.syncing = m.disk.finished_writes(p.file);
+        if p.steps.is_empty() {
+            let file = p.recycled.unwrap_or_else(|| {
+                self.files.push(p.file);
+                FileId(self.files.len() as u32 - 1)
+            });
+            self.ready.push(Event::SegmentReady { token: p.token, result: Ok(file) });
+            return;
+        }
         p.fault = m.next_fault(shard, false);
         self.push(m, Operation::Prepare(p));
     }
@@ -361,10 +355,10 @@ impl Driver for SimDriver {
             None => m.disk.open(shard, Role::Segment(slot)),
         };
         m.tick(|| format!("shard {shard} slot {slot} preparation starts, recycled: {}", recycle.is_some()));
-        let step = if recycle.is_some() { Step::Header } else { Step::Zero { upto: 0 } };
+        let steps = steps(recycle.is_some(), segment_bytes).into();
         let fault = m.next_fault(shard, false);
         let preparation =
-            Preparation { file, slot, recycled: recycle, segment_bytes: segment_bytes as usize, header, token, step, fault };
+            Preparation { file, slot, recycled: recycle, header, token, steps, syncing: Vec::new(), fault };
         self.push(&mut m, Operation::Prepare(Box::new(preparation)));
     }
 

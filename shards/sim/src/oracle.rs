@@ -3,7 +3,7 @@
 //! Owns everything that clients were ever told, over all lives. After each restart it is given every record that the store
 //! shows and compares. It does not know how a crash was made.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use wire::{Code, Condition, Durability, slot};
 
@@ -28,7 +28,8 @@ pub struct Oracle {
     versions: HashMap<(usize, Vec<u8>), u32>,
     /// Keys that a tombstone was sent for.
     ended: HashMap<(usize, Vec<u8>), u32>,
-    /// Newest log time seen, by log.
+    /// Appends that a restart did not show: they must not come back, unless they are sent again.
+    gone: HashSet<usize>,
     /// What the last restart showed, by log and lsn.
     truth: Vec<BTreeMap<u64, Seen>>,
 }
@@ -184,6 +185,8 @@ impl Oracle {
             }
             // Behind a refused request of the same producer.
             (_, Code::SequenceOutOfOrder) if append.producer.is_some() => Ok(()),
+            // Each shard refuses for itself: another may have taken its part.
+            (_, Code::Unavailable | Code::DiskFull | Code::Overloaded) if append.records.iter().any(|r| owner(self.shards, &r.key) != owner(self.shards, &append.records[0].key)) => Ok(()),
             (_, Code::Unavailable | Code::DiskFull | Code::Overloaded) => {
                 append.outcome = Outcome::Refused(code);
                 Ok(())
@@ -261,6 +264,9 @@ impl Oracle {
                 }
                 let (number, ordinal) = name_of(&seen.payload).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
                 let append = self.appends.get(number).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
+                if self.gone.contains(&number) {
+                    return Err(format!("append {number} was not there after a restart and came back"));
+                }
                 let sent = append.records.get(ordinal).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
                 if sent.key != seen.key || sent.payload != seen.payload || append.stream != seen.stream || owner(self.shards, &seen.key) != log {
                     return Err(format!("sent as {sent:?} and stored as {seen:?}"));
@@ -294,7 +300,7 @@ impl Oracle {
             }
             let alone = |a: &Append| a.records.len() == 1 && a.records[0].tombstone && a.records[0].key == seen.key && a.stream == seen.stream;
             let is_at = |a: &Append| matches!(&a.outcome, Outcome::Acked { parts, .. } if parts[0].1 == seen.lsn);
-            let candidates = || self.appends.iter().enumerate().filter(|(n, a)| alone(a) && !places.contains_key(&(*n, *log)));
+            let candidates = || self.appends.iter().enumerate().filter(|(n, a)| alone(a) && !self.gone.contains(n) && !places.contains_key(&(*n, *log)));
             let durable = |a: &Append| matches!(a.outcome, Outcome::Acked { durability: Durability::Durable, .. });
             let found = candidates()
                 .find(|(_, a)| is_at(a) && durable(a))
@@ -345,7 +351,8 @@ impl Oracle {
                 }
                 let conditional = append.records.iter().any(|r| r.condition != Condition::None);
                 match (&append.outcome, place) {
-                    (Outcome::Refused(code), Some(_)) if append.attempts == 1 => {
+                    // What is refused because a write has failed may be on the device all the same; the refusal says so.
+                    (Outcome::Refused(code), Some(_)) if append.attempts == 1 && *code != Code::Unavailable => {
                         return Err(format!("append {number} was refused with {code:?} and is in log {log}"));
                     }
                     (Outcome::Acked { durability, parts, versions }, place) => {
@@ -377,6 +384,11 @@ impl Oracle {
                 }
             }
         }
+        for number in 0..self.appends.len() {
+            if (0..self.shards).all(|log| !places.contains_key(&(number, log))) {
+                self.gone.insert(number);
+            }
+        }
         // What was acked as buffered and is lost will not be acked again.
         for number in 0..self.appends.len() {
             let gone = |log: usize| !places.contains_key(&(number, log));
@@ -387,6 +399,14 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// An append is sent once more.
+    pub fn sent_again(&mut self, number: usize, life: u32) {
+        let append = &mut self.appends[number];
+        append.attempts += 1;
+        append.life = life;
+        self.gone.remove(&number);
     }
 
     /// Appends of producers that have to be sent again after a restart, in order; and some that need not be.

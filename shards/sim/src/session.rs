@@ -106,7 +106,11 @@ impl Session {
         let Some(lanes) = &mut self.lanes else { return Ok(Vec::new()) };
         let (heard, hit) = {
             let mut m = self.host.machine.borrow_mut();
-            (lanes.hear(&mut m)?, m.fault_hit)
+            let heard = lanes.hear(&mut m)?;
+            for one in &heard {
+                m.note(|| format!("heard {one:?}"));
+            }
+            (heard, m.fault_hit)
         };
         for one in &heard {
             self.oracle.heard(one)?;
@@ -153,7 +157,13 @@ impl Session {
     fn put(&mut self, number: usize) {
         let mut m = self.host.machine.borrow_mut();
         if let Some(lanes) = &mut self.lanes {
-            lanes.append(&mut m, number, &self.oracle.appends[number]);
+            let append = &self.oracle.appends[number];
+            let id = lanes.append(&mut m, number, append);
+            m.note(|| {
+                let keys: Vec<_> = append.records.iter().map(|r| String::from_utf8_lossy(&r.key)).collect();
+                let (durability, producer) = (append.durability, append.producer);
+                format!("request {id} is append {number} of lane {}: {durability:?} {producer:?} {keys:?}", append.lane)
+            });
         }
     }
 
@@ -189,7 +199,9 @@ impl Session {
             }
             alive!(self.turn()?);
         }
-        Err(format!("{} requests are not answered", self.lanes.as_ref().map_or(0, Lanes::waiting)))
+        let m = self.host.machine.borrow();
+        let wires: Vec<_> = m.wires.iter().map(|w| (w.served, w.to_server.len(), w.inbox.len(), w.paused, w.closed)).collect();
+        Err(format!("{} requests are not answered; connections (served by, unread, unheard, paused, closed): {wires:?}", self.lanes.as_ref().map_or(0, Lanes::waiting)))
     }
 
     /// Everything the store shows, stream by stream, by log and lsn.
@@ -265,9 +277,7 @@ impl Session {
     /// A repeat that is answered otherwise.
     pub fn repeat(&mut self) -> Result<Fate<()>, Broken> {
         for number in self.oracle.to_repeat() {
-            let append = &mut self.oracle.appends[number];
-            append.attempts += 1;
-            append.life = self.life;
+            self.oracle.sent_again(number, self.life);
             self.put(number);
         }
         self.settle()
