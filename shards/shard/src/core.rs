@@ -13,7 +13,7 @@ use wire::{Code, Refusal, Topology, slot};
 
 use crate::conns::Connections;
 use crate::driver::{ConnId, Now};
-use crate::hop::{Answer, Answered, Ask, Item, Origin, Parcel, Ticket};
+use crate::hop::{Answer, Answered, Item, Origin, Parcel, Ticket};
 use crate::jobs::Jobs;
 use crate::metrics::{ShardMetrics, ShardSnapshot};
 use crate::outbox::{Operation, Released};
@@ -366,12 +366,17 @@ impl<S> Core<S> {
         conn.input = Vec::new();
     }
 
+    /// What waits for a commit that will not come.
+    pub(crate) fn never_durable(&self) -> Refusal {
+        let why = self.partition.log.failed().unwrap_or("reason unknown");
+        let message = format!("a log write failed ({why}): whether this is on stable storage is known after a restart");
+        refuse_for(Code::Unavailable, 5000, message)
+    }
+
     /// The log has failed: what waits for its acks will never get them. Their connections are closed (whether those records
     /// are on the device only a restart can tell); other shards get a refusal.
     pub(crate) fn log_failed(&mut self) -> Vec<ConnId> {
-        let why = self.partition.log.failed().unwrap_or("reason unknown").to_owned();
-        let message = format!("a log write failed ({why}): whether this request took effect is known after a restart");
-        let refusal = refuse_for(Code::Unavailable, 5000, message);
+        let refusal = self.never_durable();
         while let Some((_, origin, mut answered)) = self.held.queue.pop_front() {
             answered.answer = Answer::Refused(refusal.clone());
             answered.durable_lsn = self.partition.log.durable_lsn();

@@ -175,9 +175,14 @@ impl<S> Core<S> {
     }
 
     fn http_refuse(&mut self, conn: &mut Connection, voice: Voice, refusal: &Refusal) {
+        self.http_refuse_behind(conn, 0, voice, refusal);
+    }
+
+    /// A refusal that leaves once `lsn` is durable.
+    fn http_refuse_behind(&mut self, conn: &mut Connection, lsn: u64, voice: Voice, refusal: &Refusal) {
         self.count_refusal(refusal);
-        let mark = self.mark();
-        conn.out.reply(0, other(conn), |out| render::refusal(out, &voice, mark, refusal, None));
+        let (gate, mark) = (self.partition.gate(lsn), self.mark());
+        conn.out.reply(gate, other(conn), |out| render::refusal(out, &voice, mark, refusal, None));
     }
 
     #[expect(clippy::too_many_arguments, reason = "one per part of the request line and its headers; a struct would only rename them")]
@@ -262,6 +267,7 @@ impl<S> Core<S> {
                 }
             }
             Err(NotAppended::Refused(refusal)) => self.http_refuse(conn, voice, &refusal),
+            Err(NotAppended::RefusedBehind(refusal, lsn)) => self.http_refuse_behind(conn, lsn, voice, &refusal),
             Err(NotAppended::Later) => {
                 self.versions = versions;
                 return Err(Later);
@@ -342,6 +348,7 @@ impl<S> Core<S> {
             && let Some(stream_id) = self.partition.streams.lookup(stream)
         {
             let (log, mark, oldest_us) = (self.log_number(), self.mark(), self.oldest_us(stream_id));
+            let failed = self.partition.log.failed().is_some();
             if let Found::Memory { record, entry } = self.partition.find(stream_id, key, None)
                 && !entry.tombstone
                 && record.stream == stream_id
@@ -349,6 +356,10 @@ impl<S> Core<S> {
                 && record.timestamp_us >= oldest_us
             {
                 let gate = if entry.lsn > mark.durable_lsn { entry.lsn } else { 0 };
+                if gate > 0 && failed {
+                    let refusal = self.never_durable();
+                    return self.http_refuse(conn, voice, &refusal);
+                }
                 let released = Released { operation: Operation::Get, started_ns: conn.input_since_ns, count: 1 };
                 let now = conn.out.reply(gate, released, |out| {
                     render::record(out, &voice, mark, &record_out(log, &record), if_none_match);

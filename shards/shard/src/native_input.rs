@@ -124,10 +124,17 @@ impl<S> Core<S> {
     }
 
     fn native_refuse(&mut self, conn: &mut Connection, id: u64, opcode: u8, refusal: &Refusal) {
+        self.native_refuse_behind(conn, 0, id, opcode, refusal);
+    }
+
+    /// A refusal that leaves once `lsn` is durable.
+    fn native_refuse_behind(&mut self, conn: &mut Connection, lsn: u64, id: u64, opcode: u8, refusal: &Refusal) {
         self.count_refusal(refusal);
+        let gate = self.partition.gate(lsn);
         let mark = self.mark();
+        let mark = native::ReplyMark { durable_lsn: mark.durable_lsn.max(gate), ..mark };
         let released = Released { operation: Operation::Other, started_ns: self.now.monotonic_ns, count: 1 };
-        conn.out.reply(0, released, |out| native::error_reply(out, id, opcode, mark, refusal));
+        conn.out.reply(gate, released, |out| native::error_reply(out, id, opcode, mark, refusal));
     }
 
     fn native_request(&mut self, conn: &mut Connection, id: u64, request: Request<'_>, digest: Option<Digest>) -> Result<(), Later> {
@@ -163,7 +170,8 @@ impl<S> Core<S> {
                 Ok(cursor) => {
                     let asker = Asker::heavy_on(conn, Voice::Native { id, opcode: op });
                     let wait_until_ns = self.now.monotonic_ns + u64::from(wait_ms) * 1_000_000;
-                    self.start_tail(asker, ScanWork::new(stream, cursor, limit, wait_until_ns, false));
+                    let cursor = cursor.unwrap_or_else(|| self.first_cursor());
+                    self.start_tail(asker, ScanWork::new(stream, Some(cursor), limit, wait_until_ns, false));
                 }
                 Err(refusal) => self.native_refuse(conn, id, op, &refusal),
             },
@@ -257,6 +265,7 @@ impl<S> Core<S> {
                 }
             }
             Err(NotAppended::Refused(refusal)) => self.native_refuse(conn, id, opcode::APPEND, &refusal),
+            Err(NotAppended::RefusedBehind(refusal, lsn)) => self.native_refuse_behind(conn, lsn, id, opcode::APPEND, &refusal),
             Err(NotAppended::Later) => {
                 self.versions = versions;
                 return Err(Later);
@@ -356,7 +365,7 @@ impl<S> Core<S> {
         {
             let log = self.log_number();
             let mark = self.mark();
-            let oldest_us = self.oldest_us(stream_id);
+            let (oldest_us, failed) = (self.oldest_us(stream_id), self.partition.log.failed().is_some());
             if let Found::Memory { record, entry } = self.partition.find(stream_id, key, digest)
                 && !entry.tombstone
                 && record.stream == stream_id
@@ -364,6 +373,10 @@ impl<S> Core<S> {
                 && record.timestamp_us >= oldest_us
             {
                 let gate = if entry.lsn > mark.durable_lsn { entry.lsn } else { 0 };
+                if gate > 0 && failed {
+                    let refusal = self.never_durable();
+                    return self.native_refuse(conn, id, opcode::GET, &refusal);
+                }
                 let mark = native::ReplyMark { durable_lsn: mark.durable_lsn.max(gate), ..mark };
                 let released = Released { operation: Operation::Get, started_ns: conn.input_since_ns, count: 1 };
                 if conn.out.reply(gate, released, |out| native::get_reply(out, id, mark, &record_out(log, &record))) {

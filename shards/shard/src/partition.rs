@@ -87,6 +87,8 @@ pub struct Appended {
 pub enum NotAppended {
     /// Tell the client.
     Refused(Refusal),
+    /// Tell the client once this lsn is durable: the refusal speaks of a record that a crash could still take back.
+    RefusedBehind(Refusal, u64),
     /// Try again when a buffer or a segment is free.
     Later,
 }
@@ -277,14 +279,17 @@ impl Partition {
     }
 
     fn check_conditions(&self, unit: &Unit<'_>) -> Result<(), NotAppended> {
+        let mut seen = ahash::AHashSet::new();
         for (i, record) in unit.records.clone().enumerate() {
             let digest = self.scratch[i];
-            let live = self.index.get(digest).filter(|e| !e.tombstone);
+            let first = unit.count == 1 || seen.insert(digest.0);
             let unconditional = record.condition == Condition::None;
             if unconditional && !(unit.tombstone_needs_live && record.tombstone) {
                 continue;
             }
-            if self.scratch[..i].contains(&digest) && !unconditional {
+            let newest = self.index.get(digest);
+            let live = newest.filter(|e| !e.tombstone);
+            if !first && !unconditional {
                 let message = "a condition on a key that the same request writes before: send the two apart";
                 return Err(NotAppended::Refused(refuse(Code::Malformed, message)));
             }
@@ -300,7 +305,7 @@ impl Partition {
                 _ => None,
             };
             if let Some(refusal) = refusal {
-                return Err(NotAppended::Refused(refusal));
+                return Err(NotAppended::RefusedBehind(refusal, newest.map_or(0, |e| e.lsn)));
             }
         }
         Ok(())

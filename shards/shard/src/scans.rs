@@ -56,11 +56,22 @@ impl<S> Core<S> {
         Some(Location { segment: segment.segment, offset: BLOCK_BYTES as u32 })
     }
 
+    /// The start of the next segment, if `next_lsn` lies there. Behind the last batch of a segment may lie one that was cut
+    /// off by a recovery, whole and with lsns that were given out again since: it must not even be looked at.
+    fn next_segment(&self, scan: &Scan) -> Option<Location> {
+        let next = self.partition.log.segment(scan.at.segment + 1)?;
+        (next.first_lsn != 0 && next.first_lsn <= scan.next_lsn).then_some(Location { segment: next.segment, offset: BLOCK_BYTES as u32 })
+    }
+
     /// Take batches from memory while they are there, else read a chunk.
     fn go_on(&mut self, mut scan: Box<Scan>) {
         loop {
             if scan.next_lsn > scan.upto_lsn || page_is_full(&scan.set, scan.limit) {
                 return self.end_scan(scan);
+            }
+            if let Some(next) = self.next_segment(&scan) {
+                scan.at = next;
+                continue;
             }
             let Some(segment) = self.partition.log.segment(scan.at.segment).copied() else {
                 let message = format!("segment {} of log {} is gone", scan.at.segment, self.log_number());
@@ -95,7 +106,7 @@ impl<S> Core<S> {
         };
         let header = self.partition.log.header_of(&segment);
         let mut used = 0;
-        while used < bytes.len() && scan.next_lsn <= scan.upto_lsn && !page_is_full(&scan.set, scan.limit) {
+        while used < bytes.len() && scan.next_lsn <= scan.upto_lsn && !page_is_full(&scan.set, scan.limit) && self.next_segment(&scan).is_none() {
             let rest = &bytes[used..];
             let found = wal::scan::batch_at(&self.partition.log.identity, &header, scan.at.offset, rest);
             // The chunk ends in the middle of a batch: the next chunk starts at it.

@@ -310,6 +310,10 @@ impl<D: Driver> Shard<D> {
         let (unparsed_max, unsent_max) = (self.core.shared.bounds.unparsed_bytes_max, self.core.shared.bounds.unsent_bytes_max);
         let Some(conn) = self.core.conns.get_mut(id) else { return };
         conn.listed_touched = false;
+        // Waits for a commit that will not come; its client learns after a restart what became of it.
+        if conn.out.is_gated() && self.core.partition.log.failed().is_some() {
+            return self.close(id);
+        }
         if let Some(bytes) = conn.out.take() {
             conn.progress_ns = self.core.now.monotonic_ns;
             self.driver.send(id, bytes);
