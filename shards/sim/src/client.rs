@@ -75,6 +75,8 @@ pub struct Seen {
     pub key: Vec<u8>,
     /// Payload.
     pub payload: Vec<u8>,
+    /// Content type, as HTTP would spell it.
+    pub content_type: Vec<u8>,
 }
 
 /// What a request was about.
@@ -112,6 +114,16 @@ pub struct Heard {
     pub said: Said,
     /// (log, durable lsn, epoch)
     pub mark: (u32, u64, u32),
+}
+
+/// Content type of a record. A tombstone has no payload that could name it: its content type does.
+pub fn content_type(number: usize, ordinal: usize, record: &Sent) -> Vec<u8> {
+    match (record.tombstone, record.payload.len() % 3) {
+        (true, _) => format!("{number}:{ordinal}:").into_bytes(),
+        (false, 0) => b"text/plain".to_vec(),
+        (false, 1) => b"application/json".to_vec(),
+        (false, _) => b"application/simulated".to_vec(),
+    }
 }
 
 struct Lane {
@@ -168,11 +180,12 @@ impl Lanes {
         let lane = append.lane % self.lanes.len();
         self.put(machine, lane, About::Append(number), |out, id| {
             let mut builder = AppendBuilder::begin(out, id, &stream_name(append.stream), append.durability, true, append.producer);
-            for record in &append.records {
+            for (ordinal, record) in append.records.iter().enumerate() {
+                let content_type = content_type(number, ordinal, record);
                 builder.record(&AppendRecord {
                     key: &record.key,
                     payload: &record.payload,
-                    content_type: if record.payload.len() % 7 == 1 { ContentType::Other(b"x/sim") } else { ContentType::TEXT_PLAIN },
+                    content_type: ContentType::from_header(&content_type),
                     tombstone: record.tombstone,
                     condition: record.condition,
                 });
@@ -241,6 +254,7 @@ fn understand(id: u64, op: u8, about: About, reply: &Reply<'_>) -> Result<Heard,
         tombstone: r.tombstone,
         key: r.key.to_vec(),
         payload: r.payload.to_vec(),
+        content_type: r.content_type.as_header().to_vec(),
     };
     let (mark, said) = match reply {
         Reply::Append { mark, durability, parts, versions } => {

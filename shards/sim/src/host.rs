@@ -22,7 +22,7 @@ use uring::BufferPool;
 use wal::LogIdentity;
 use wire::{ShardRoute, Topology, slot};
 
-use crate::disk::{CrashMode, Disk, Role};
+use crate::disk::{CrashMode, Disk, PAGE_BYTES, Role};
 use crate::driver::SimDriver;
 use crate::machine::Machine;
 
@@ -222,6 +222,21 @@ impl Host {
         };
         self.shards[which].turn();
         !self.machine.borrow().crashed
+    }
+
+    /// Segments with batches, beyond the first of each shard.
+    pub fn rolls(&self) -> u64 {
+        let m = self.machine.borrow();
+        (0..self.config.shards)
+            .map(|shard| {
+                let used = m.disk.segments(shard).into_iter().filter(|(_, file, _)| {
+                    let mut block = [0; PAGE_BYTES];
+                    m.disk.read(*file, PAGE_BYTES, &mut block);
+                    block[0] != 0
+                });
+                (used.count() as u64).saturating_sub(1)
+            })
+            .sum()
     }
 
     /// The durable lsn of each shard.

@@ -76,10 +76,10 @@ fn main() -> ExitCode {
             }
         }
     }
-    let Report { lives, crashes, crashes_in_recovery, faults, appends, records } = total;
+    let Report { lives, crashes, crashes_in_recovery, faults, checkpoints, rolls, appends, records } = total;
     println!(
         "{} runs in {:.1} s: {lives} lives, {crashes} crashes ({crashes_in_recovery} of them in a recovery), {faults} broken operations, \
-         {appends} appends, {records} records at the end; every promise held",
+         {checkpoints} recoveries from a checkpoint, {rolls} segment rolls, {appends} appends, {records} records at the end; every promise held",
         seeds.end - seeds.start,
         started.elapsed().as_secs_f64()
     );
@@ -91,6 +91,8 @@ fn add(total: &mut Report, one: Report) {
     total.crashes += one.crashes;
     total.crashes_in_recovery += one.crashes_in_recovery;
     total.faults += one.faults;
+    total.checkpoints += one.checkpoints;
+    total.rolls += one.rolls;
     total.appends += one.appends;
     total.records += one.records;
 }

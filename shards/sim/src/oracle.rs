@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use wire::{Code, Condition, Durability, slot};
 
-use crate::client::{About, Append, Heard, Outcome, Said, Seen};
+use crate::client::{About, Append, Heard, Outcome, Said, Seen, content_type};
 
 /// A promise that was broken, in words.
 pub type Broken = String;
@@ -172,6 +172,7 @@ impl Oracle {
     }
 
     fn refused(&mut self, number: usize, code: Code) -> Result<(), Broken> {
+        let shards = self.shards;
         let append = &mut self.appends[number];
         match (&append.outcome, code) {
             // Said of a repeat while the shard cannot answer: the first answer stands.
@@ -186,7 +187,10 @@ impl Oracle {
             // Behind a refused request of the same producer.
             (_, Code::SequenceOutOfOrder) if append.producer.is_some() => Ok(()),
             // Each shard refuses for itself: another may have taken its part.
-            (_, Code::Unavailable | Code::DiskFull | Code::Overloaded) if append.records.iter().any(|r| owner(self.shards, &r.key) != owner(self.shards, &append.records[0].key)) => Ok(()),
+            (_, Code::Unavailable | Code::DiskFull | Code::Overloaded) if append.records.iter().any(|r| owner(shards, &r.key) != owner(shards, &append.records[0].key)) => {
+                append.outcome = Outcome::Refused(Code::Unavailable);
+                Ok(())
+            }
             (_, Code::Unavailable | Code::DiskFull | Code::Overloaded) => {
                 append.outcome = Outcome::Refused(code);
                 Ok(())
@@ -255,20 +259,16 @@ impl Oracle {
     /// Where the records of an append are: by shard, the lsn of its first record there.
     fn place(&self, dump: &[BTreeMap<u64, Seen>]) -> Result<HashMap<(usize, usize), u64>, Broken> {
         let mut places = HashMap::new();
-        let mut tombstones = Vec::new();
         for (log, records) in dump.iter().enumerate() {
             for seen in records.values() {
-                if seen.tombstone {
-                    tombstones.push((log, seen));
-                    continue;
-                }
-                let (number, ordinal) = name_of(&seen.payload).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
+                let (number, ordinal) = name_of(seen).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
                 let append = self.appends.get(number).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
                 if self.gone.contains(&number) {
                     return Err(format!("append {number} was not there after a restart and came back"));
                 }
                 let sent = append.records.get(ordinal).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
-                if sent.key != seen.key || sent.payload != seen.payload || append.stream != seen.stream || owner(self.shards, &seen.key) != log {
+                let as_sent = sent.tombstone == seen.tombstone && seen.content_type == content_type(number, ordinal, sent);
+                if !as_sent || sent.key != seen.key || sent.payload != seen.payload || append.stream != seen.stream || owner(self.shards, &seen.key) != log {
                     return Err(format!("sent as {sent:?} and stored as {seen:?}"));
                 }
                 let before = append.records[..ordinal].iter().filter(|r| owner(self.shards, &r.key) == log).count() as u64;
@@ -278,40 +278,7 @@ impl Oracle {
                 }
             }
         }
-        self.place_tombstones(&tombstones, &mut places)?;
         Ok(places)
-    }
-
-    fn place_tombstones(&self, tombstones: &[(usize, &Seen)], places: &mut HashMap<(usize, usize), u64>) -> Result<(), Broken> {
-        // Tombstones inside a larger request lie where its other records say. The others are requests of their own.
-        let mut inside = HashMap::new();
-        for ((number, log), first) in places.iter() {
-            let own = self.appends[*number].records.iter().filter(|r| owner(self.shards, &r.key) == *log);
-            for (at, record) in own.enumerate().filter(|(_, r)| r.tombstone) {
-                inside.insert((*log, first + at as u64), record);
-            }
-        }
-        for (log, seen) in tombstones {
-            if let Some(record) = inside.get(&(*log, seen.lsn)) {
-                if record.key != seen.key {
-                    return Err(format!("{record:?} was sent and {seen:?} stored"));
-                }
-                continue;
-            }
-            let alone = |a: &Append| a.records.len() == 1 && a.records[0].tombstone && a.records[0].key == seen.key && a.stream == seen.stream;
-            let is_at = |a: &Append| matches!(&a.outcome, Outcome::Acked { parts, .. } if parts[0].1 == seen.lsn);
-            let candidates = || self.appends.iter().enumerate().filter(|(n, a)| alone(a) && !self.gone.contains(n) && !places.contains_key(&(*n, *log)));
-            let durable = |a: &Append| matches!(a.outcome, Outcome::Acked { durability: Durability::Durable, .. });
-            let found = candidates()
-                .find(|(_, a)| is_at(a) && durable(a))
-                .or_else(|| candidates().find(|(_, a)| is_at(a)))
-                .or_else(|| candidates().find(|(_, a)| !matches!(a.outcome, Outcome::Acked { durability: Durability::Durable, .. } | Outcome::Refused(_))));
-            match found {
-                Some((number, _)) => places.insert((number, *log), seen.lsn),
-                None => return Err(format!("nobody sent this tombstone, or not so often: {seen:?}")),
-            };
-        }
-        Ok(())
     }
 
     fn check_appends(&mut self, dump: &[BTreeMap<u64, Seen>]) -> Result<(), Broken> {
@@ -442,7 +409,7 @@ fn check_histories(appends: &[Append], dump: &[BTreeMap<u64, Seen>]) -> Result<(
         if seen.version != entry.0 + 1 {
             return Err(format!("{} goes from version {} to {}", show(&seen.key), entry.0, seen.version));
         }
-        let condition = name_of(&seen.payload).filter(|_| !seen.tombstone).map(|(n, o)| appends[n].records[o].condition);
+        let condition = name_of(seen).map(|(n, o)| appends[n].records[o].condition);
         let held = match condition {
             Some(Condition::New) => entry.1,
             Some(Condition::Version(v)) => !entry.1 && entry.0 == v,
@@ -464,8 +431,8 @@ pub fn payload(number: usize, ordinal: usize, bytes: usize) -> Vec<u8> {
     payload
 }
 
-fn name_of(payload: &[u8]) -> Option<(usize, usize)> {
-    let text = std::str::from_utf8(payload).ok()?;
+fn name_of(seen: &Seen) -> Option<(usize, usize)> {
+    let text = std::str::from_utf8(if seen.tombstone { &seen.content_type } else { &seen.payload }).ok()?;
     let mut parts = text.split(':');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

@@ -34,6 +34,10 @@ pub struct Report {
     pub crashes_in_recovery: u64,
     /// Broken disk operations.
     pub faults: u64,
+    /// Recoveries that began with a checkpoint.
+    pub checkpoints: u64,
+    /// Segments that were live at the end, beyond the first of each shard.
+    pub rolls: u64,
     /// Appends that were sent.
     pub appends: u64,
     /// Records at the end.
@@ -231,6 +235,8 @@ pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
     run.session.lie(options.mutant);
     let result = run.lives();
     let trace = std::mem::take(&mut run.session.host.machine.borrow_mut().trace);
+    run.report.checkpoints = run.session.checkpoints;
+    run.report.rolls = run.session.host.rolls();
     run.report.appends = run.session.oracle.appends.len() as u64;
     run.report.records = run.session.oracle.records() as u64;
     result.map(|()| run.report).map_err(|why| Failure { why, trace })

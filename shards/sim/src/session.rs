@@ -48,6 +48,8 @@ pub struct Session {
     streams: usize,
     /// Number of this life.
     pub life: u32,
+    /// Recoveries that began with a checkpoint.
+    pub checkpoints: u64,
     sequences: BTreeMap<(usize, usize), u64>,
     /// A log write of this shard failed when so many appends had been sent.
     failed_from: Option<(usize, usize)>,
@@ -57,7 +59,7 @@ impl Session {
     /// Clients of `lanes` connections using `streams` streams.
     pub fn new(host: Host, lanes: usize, streams: usize) -> Session {
         let oracle = Oracle::new(host.config.shards);
-        Session { host, oracle, lanes: None, lanes_count: lanes, streams, life: 0, sequences: BTreeMap::new(), failed_from: None }
+        Session { host, oracle, lanes: None, lanes_count: lanes, streams, life: 0, checkpoints: 0, sequences: BTreeMap::new(), failed_from: None }
     }
 
     /// Begin a life and connect.
@@ -68,7 +70,8 @@ impl Session {
         self.life += 1;
         self.failed_from = None;
         match self.host.open() {
-            Opened::Ready(_) => {
+            Opened::Ready(reports) => {
+                self.checkpoints += reports.iter().filter(|r| r.checkpoint_bytes > 0).count() as u64;
                 let mut m = self.host.machine.borrow_mut();
                 self.lanes = Some(Lanes::connect(&mut m, self.lanes_count, self.host.config.shards));
                 Ok(Fate::Alive(()))
@@ -194,7 +197,7 @@ impl Session {
     /// What is wrong with a reply, or that one does not come.
     pub fn settle(&mut self) -> Result<Fate<()>, Broken> {
         for _ in 0..TURNS_MAX {
-            if self.lanes.as_ref().is_none_or(|l| l.waiting() == 0) {
+            if self.lanes.as_ref().is_none_or(|l| l.waiting() == 0) || self.is_cut_off() {
                 return Ok(Fate::Alive(()));
             }
             alive!(self.turn()?);
@@ -202,6 +205,11 @@ impl Session {
         let m = self.host.machine.borrow();
         let wires: Vec<_> = m.wires.iter().map(|w| (w.served, w.to_server.len(), w.inbox.len(), w.paused, w.closed)).collect();
         Err(format!("{} requests are not answered; connections (served by, unread, unheard, paused, closed): {wires:?}", self.lanes.as_ref().map_or(0, Lanes::waiting)))
+    }
+
+    /// A shard whose log has failed closes the connections that wait for it.
+    fn is_cut_off(&self) -> bool {
+        self.failed_from.is_some() && self.host.machine.borrow().wires.iter().any(|w| w.closed)
     }
 
     /// Everything the store shows, stream by stream, by log and lsn.

@@ -1,0 +1,45 @@
+//! Random runs from fixed seeds: many lives, crashes, broken disk operations, several shards, checkpoints, segment rolls.
+
+use sim::scenario::{Options, Report, random};
+
+fn run(seeds: std::ops::Range<u64>, options: Options) -> Report {
+    let mut total = Report::default();
+    for seed in seeds {
+        match random(seed, options) {
+            Ok(report) => {
+                total.crashes += report.crashes;
+                total.crashes_in_recovery += report.crashes_in_recovery;
+                total.faults += report.faults;
+                total.checkpoints += report.checkpoints;
+                total.rolls += report.rolls;
+            }
+            Err(failure) => panic!(
+                "seed {seed}: {}\nshow it again: cargo run --release -p sim -- --seed {seed} --lives {} --requests {}{}",
+                failure.why,
+                options.lives,
+                options.requests,
+                if options.faults { "" } else { " --no-faults" }
+            ),
+        }
+    }
+    println!("{total:?}");
+    total
+}
+
+#[test]
+fn what_was_promised_holds_through_crashes_of_the_machine() {
+    let total = run(0..300, Options { faults: false, ..Options::default() });
+    assert!(total.crashes > 500 && total.crashes_in_recovery > 30, "{total:?}");
+    assert!(total.checkpoints > 30 && total.rolls > 100, "checkpoints and rolls are among what is crashed: {total:?}");
+}
+
+#[test]
+fn what_was_promised_holds_with_broken_disk_operations_too() {
+    let total = run(1000..1200, Options::default());
+    assert!(total.faults > 20, "{total:?}");
+}
+
+#[test]
+fn long_lives_with_many_requests_keep_what_was_promised() {
+    run(2000..2020, Options { lives: 4, requests: 400, ..Options::default() });
+}
