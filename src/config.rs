@@ -259,7 +259,8 @@ fn check_sizes(settings: &ServeFlags) -> Result<(), Failure> {
         "payload-bytes-max",
         settings.payload_bytes_max,
         Bytes(KIB),
-        Bytes(16 * MIB),
+        // An index entry knows records of up to 2 MiB, key, header and extensions included.
+        Bytes(2 * MIB - 64 * KIB),
     )?;
     let segment = settings.segment_bytes.unwrap_or(Bytes(SEGMENT_BYTES));
     within("segment-bytes", segment, Bytes(MIB), Bytes(256 * MIB))?;
@@ -389,7 +390,7 @@ mod tests {
                 &["--segment-bytes", "2MiB"],
                 "type --segment-bytes 4MiB or more",
             ),
-            (&["--payload-bytes-max", "1"], "type 1KiB to 16MiB"),
+            (&["--payload-bytes-max", "1"], "type 1KiB to 1984KiB"),
             (&["--port", "7500"], "two different ports"),
             (&["--port", "60000"], "--shard-ports false"),
             (&["--listen", "0.0.0.0"], "--token-file FILE"),

@@ -112,7 +112,7 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
         segment_bytes: settings.segment_bytes.map(|bytes| bytes.0),
         memory_bytes: settings.memory.map(|bytes| bytes.0),
         payload_bytes_max: u32::try_from(settings.payload_bytes_max.0)
-            .expect("checked to be at most 16 MiB"),
+            .expect("checked to be below 2 MiB"),
         connections_max: settings.connections_max,
         token,
         spin_us: settings.spin_us,
@@ -135,7 +135,7 @@ fn preflight(config: &ServeConfig) -> Result<(), Failure> {
         shards,
         connections_max: settings.connections_max,
         payload_bytes_max: u32::try_from(settings.payload_bytes_max.0)
-            .expect("checked to be at most 16 MiB"),
+            .expect("checked to be below 2 MiB"),
         segment_bytes: settings
             .segment_bytes
             .map_or(SEGMENT_BYTES, |bytes| bytes.0),

@@ -520,6 +520,7 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         driver,
         pace,
     });
-    let shard = assembled.map_err(|e| OpenError::Shard(e.to_string()))?;
+    let mut shard = assembled.map_err(|e| OpenError::Shard(e.to_string()))?;
+    shard.core.outside.device_sync_seconds = profile.latency().p50_us / 1e6;
     Ok((shard, files, Started { features, waker }))
 }

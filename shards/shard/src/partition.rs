@@ -189,7 +189,7 @@ impl Partition {
         if conditional {
             self.check_conditions(unit)?;
         }
-        if self.index.len() + u64::from(unit.count) > self.index.capacity_keys() {
+        if self.index.len() + u64::from(unit.count) > self.index.capacity_keys() && self.new_keys() > self.index.capacity_keys() - self.index.len() {
             let message = format!(
                 "the index of this shard is full at {} keys: give pinion more with --memory, or use more shards",
                 self.index.len()
@@ -276,6 +276,12 @@ impl Partition {
         }
         self.streams.count(stream, u64::from(unit.count), payload_bytes, born - died, last_lsn);
         Appended { first_lsn, last_lsn, records: unit.count, repeated: false }
+    }
+
+    /// Keys of the unit at hand that the index does not know, repeats counted.
+    #[cold]
+    fn new_keys(&self) -> u64 {
+        self.scratch.iter().filter(|digest| self.index.get(**digest).is_none()).count() as u64
     }
 
     fn check_conditions(&self, unit: &Unit<'_>) -> Result<(), NotAppended> {

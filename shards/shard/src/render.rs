@@ -35,7 +35,7 @@ pub fn appended(
             let version = versions.first().copied().unwrap_or(0);
             match form {
                 AppendForm::One => http::reply::appended(out, keep_alive, first.log, first.first_lsn, version, durability),
-                AppendForm::Delete => http::reply::no_content(out, keep_alive, first.log, first.first_lsn, version),
+                AppendForm::Delete => http::reply::no_content(out, keep_alive, first.log, first.first_lsn, version, durability),
                 AppendForm::Many => {
                     let records = parts.iter().map(|p| u64::from(p.records)).sum();
                     http::reply::appended_many(out, keep_alive, records, parts, durability);

@@ -37,11 +37,12 @@ fn writes() {
         ],
     );
     check(
-        |out| reply::no_content(out, false, 1, 22, 333),
+        |out| reply::no_content(out, false, 1, 22, 333, Durability::Durable),
         &[
             "HTTP/1.1 204 No Content",
             "ETag: \"333\"",
             "X-Pinion-Position: 1:22",
+            "X-Pinion-Durability: durable",
             "Connection: close",
             "",
             "",
