@@ -155,6 +155,11 @@ impl Lanes {
         self.lanes.len()
     }
 
+    /// Whether a shard has closed one.
+    pub fn any_closed(&self, machine: &Machine) -> bool {
+        self.lanes.iter().any(|lane| machine.wires[lane.socket as usize].closed)
+    }
+
     /// Requests without an answer.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

@@ -64,6 +64,13 @@ impl Oracle {
         self.versions.get(&(stream, key.to_vec())).copied().unwrap_or(0)
     }
 
+    /// Keys that have a record which was acked durably or read.
+    pub fn acked_keys(&self) -> Vec<(usize, Vec<u8>)> {
+        let mut keys: Vec<_> = self.versions.keys().cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
     /// Records that the last restart showed.
     pub fn records(&self) -> usize {
         self.truth.iter().map(BTreeMap::len).sum()

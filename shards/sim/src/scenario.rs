@@ -4,12 +4,13 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use wire::{Condition, Durability, slot};
+use wire::{Code, Condition, Durability, slot};
 
 use crate::alive;
-use crate::client::Sent;
+use crate::client::{Outcome, Sent};
 use crate::disk::CrashMode;
-use crate::host::{Host, Snapshot, StoreConfig};
+pub use crate::host::StoreConfig;
+use crate::host::{Host, Snapshot};
 use crate::machine::{Fault, FaultKind, Mutant};
 use crate::oracle::{Broken, payload};
 use crate::session::{Fate, Session};
@@ -152,6 +153,68 @@ pub fn crash_behind(store: &Snapshot, requests: &[Request], pipelined: bool, k: 
             return Err("a second recovery shows another store".into());
         }
         Ok(ended)
+    };
+    let result = run();
+    result.map_err(|why| Failure { why, trace: std::mem::take(&mut session.host.machine.borrow_mut().trace) })
+}
+
+/// A store at rest that holds `requests`, all acked, and the clients that remember them. Closed cleanly, or killed
+/// after the idle mark was written.
+///
+/// # Errors
+/// A promise that was broken already.
+pub fn filled(config: StoreConfig, requests: &[Request], close: bool) -> Result<(Snapshot, Session), Broken> {
+    let mut session = Session::new(Host::from_snapshot(2, &fresh(config)?), 1, 1);
+    session.open()?;
+    small_workload(&mut session, requests, false)?;
+    if close {
+        session.close()?;
+    } else {
+        session.crash(CrashMode::DropAll)?;
+    }
+    Ok((session.host.snapshot(), session))
+}
+
+/// Run `requests` on a copy of `store` with one operation of the disk failing; reads must go on; restart, judge. Tells
+/// whether it was a log write that failed; None: the workload has fewer operations.
+///
+/// # Errors
+/// The promise that is broken.
+pub fn fail_operation(store: &Snapshot, requests: &[Request], operation: u64, kind: FaultKind) -> Result<Option<bool>, Failure> {
+    let mut session = Session::new(Host::from_snapshot(operation, store), 1, 1);
+    session.host.machine.borrow_mut().keep_trace();
+    let mut run = || -> Result<Option<bool>, Broken> {
+        session.open()?;
+        {
+            let mut m = session.host.machine.borrow_mut();
+            m.fault = Some(Fault { operation: m.operations + operation, kind });
+        }
+        // One acked record to read while nothing can be written.
+        send(&mut session, Request::Unit);
+        session.settle()?;
+        for request in requests {
+            send(&mut session, *request);
+            session.settle()?;
+        }
+        for _ in 0..200 {
+            session.turn()?;
+        }
+        let Some((_, log_write)) = session.host.machine.borrow().fault_hit else { return Ok(None) };
+        if log_write {
+            // Another connection: those that waited for the log were closed.
+            session.reconnect();
+            send(&mut session, Request::Put);
+            let refused = session.oracle.appends.len() - 1;
+            session.settle()?;
+            if !matches!(session.oracle.appends[refused].outcome, Outcome::Refused(Code::Unavailable)) {
+                return Err(format!("behind a failed write an append got {:?}", session.oracle.appends[refused].outcome));
+            }
+            session.reads_go_on()?;
+        }
+        session.crash(CrashMode::Torn)?;
+        judge(&mut session)?;
+        judge(&mut session)?;
+        Ok(Some(log_write))
     };
     let result = run();
     result.map_err(|why| Failure { why, trace: std::mem::take(&mut session.host.machine.borrow_mut().trace) })

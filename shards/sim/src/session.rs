@@ -207,9 +207,33 @@ impl Session {
         Err(format!("{} requests are not answered; connections (served by, unread, unheard, paused, closed): {wires:?}", self.lanes.as_ref().map_or(0, Lanes::waiting)))
     }
 
+    /// New connections in place of those that were closed; what waited there is never answered.
+    pub fn reconnect(&mut self) {
+        let mut m = self.host.machine.borrow_mut();
+        self.lanes = Some(Lanes::connect(&mut m, self.lanes_count, self.host.config.shards));
+    }
+
+    /// Read every key that was acked durably, in a life in which a log write has failed: what was durable before is served.
+    ///
+    /// # Errors
+    /// What is wrong with a reply, or that none comes.
+    pub fn reads_go_on(&mut self) -> Result<Fate<()>, Broken> {
+        for (stream, key) in self.oracle.acked_keys() {
+            let id = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, 0));
+            match alive!(self.answer(id)?) {
+                Said::Records { .. } | Said::Refused { code: wire::Code::Unavailable, .. } => {}
+                other => return Err(format!("behind a failed write a history was answered {other:?}")),
+            }
+        }
+        // A scan shows what is durable and nothing else: it never has to wait.
+        alive!(self.dump(100)?);
+        Ok(Fate::Alive(()))
+    }
+
     /// A shard whose log has failed closes the connections that wait for it.
     fn is_cut_off(&self) -> bool {
-        self.failed_from.is_some() && self.host.machine.borrow().wires.iter().any(|w| w.closed)
+        let m = self.host.machine.borrow();
+        self.failed_from.is_some() && self.lanes.as_ref().is_some_and(|lanes| lanes.any_closed(&m))
     }
 
     /// Everything the store shows, stream by stream, by log and lsn.
