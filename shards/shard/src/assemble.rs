@@ -61,7 +61,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
     let no_memory = |what: &str, e: io::Error| io::Error::new(e.kind(), format!("shard {shard}: no memory for the {what}: {e}"));
     let index_buckets = (plan.index_bytes as usize / size_of::<index::Bucket>()).max(64);
     let index = Index::new(IndexMemory(Region::reserve(index_buckets).map_err(|e| no_memory("index", e))?));
-    let cache_memory = CacheMemory(Region::reserve(plan.cache_bytes as usize).map_err(|e| no_memory("read cache", e))?);
+    let cache_memory = CacheMemory(Region::reserve((plan.cache_bytes as usize).max(1)).map_err(|e| no_memory("read cache", e))?);
     let partition = Partition::new(
         Log::recovering(recover.identity, recover.segment_bytes, pool),
         index,

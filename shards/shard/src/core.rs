@@ -250,7 +250,8 @@ impl<S> Core<S> {
 
     /// Too much is under way to take another request that crosses shards or reads the device.
     pub(crate) fn overloaded(&self) -> bool {
-        self.jobs.len() >= self.shared.bounds.jobs_max
+        let bounds = &self.shared.bounds;
+        self.jobs.len() >= bounds.jobs_max || self.jobs.bytes() as u64 >= bounds.unparsed_bytes_total
     }
 
     /// The durable lsn has moved: release what waited for it.
@@ -407,9 +408,9 @@ impl<S> Core<S> {
         slow
     }
 
-    /// Parse on: a bound that held this connection back may be free again.
-    pub(crate) fn parse_on(&mut self, id: ConnId) {
-        self.retry(id);
+    /// Parse on: a bound that held this connection back may be free again. True if a request was taken up.
+    pub(crate) fn parse_on(&mut self, id: ConnId) -> bool {
+        self.retry(id)
     }
 
     /// Latencies of this turn into the histograms, in groups.

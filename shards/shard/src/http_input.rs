@@ -228,7 +228,7 @@ impl<S> Core<S> {
                 tombstone_needs_live,
             };
             let asker = Asker::on(conn, voice);
-            let work = AppendWork::new(posted.durability, posted.form, posted.count);
+            let work = AppendWork::new(posted.durability, posted.form, posted.count, posted.records.len());
             let ticket = self.jobs.add(asker, 1, Work::Append(work));
             self.ask(owner, ticket, &ask);
             return Ok(());
@@ -338,7 +338,7 @@ impl<S> Core<S> {
             want_versions: false,
             tombstone_needs_live: false,
         };
-        self.append_split(conn, voice, AppendWork::new(durability, form, count), &template)
+        self.append_split(conn, voice, AppendWork::new(durability, form, count, records.len()), &template)
     }
 
     fn http_get(&mut self, conn: &mut Connection, voice: Voice, stream: &[u8], key: &[u8], if_none_match: Option<u32>) {

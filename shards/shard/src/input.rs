@@ -48,12 +48,15 @@ impl<S> Core<S> {
         self.after_input(conn);
     }
 
-    /// Try again what a stalled (or resumed) connection has kept.
-    pub(crate) fn retry(&mut self, id: ConnId) {
-        let Some(mut conn) = self.conns.check_out(id) else { return };
+    /// Try again what a stalled (or resumed) connection has kept. True if a request was taken up.
+    pub(crate) fn retry(&mut self, id: ConnId) -> bool {
+        let Some(mut conn) = self.conns.check_out(id) else { return false };
         conn.stalled = false;
+        let before = conn.input.len();
         self.parse_kept(&mut conn);
+        let taken = conn.input.len() < before;
         self.after_input(conn);
+        taken
     }
 
     fn parse_kept(&mut self, conn: &mut Connection) {

@@ -59,6 +59,8 @@ pub struct AppendWork {
     /// How HTTP says it.
     pub form: AppendForm,
     pub records: u32,
+    /// Length of the request, which stays in the mail until its owners take it.
+    pub bytes: usize,
     /// Owner of each record in request order; empty when there is one part or versions are not wanted.
     pub owners: Vec<u16>,
     /// Versions by log, as they came.
@@ -105,10 +107,13 @@ pub struct Job {
 pub struct Jobs {
     slab: slab::Slab<Job>,
     sequence: u32,
+    /// Request bytes that other shards have been sent and have not answered for.
+    bytes: usize,
 }
 
 impl Jobs {
     pub fn add(&mut self, asker: Asker, waits_for: u32, work: Work) -> Ticket {
+        self.bytes += work.bytes();
         self.sequence = self.sequence.wrapping_add(1);
         let job = Job { asker, waits_for, gate: 0, work, sequence: self.sequence, log: 0, epoch: 0, durable_lsn: 0 };
         let index = self.slab.insert(job);
@@ -120,10 +125,25 @@ impl Jobs {
     }
     pub fn remove(&mut self, ticket: Ticket) -> Option<Job> {
         self.get(ticket)?;
-        Some(self.slab.remove((ticket.0 & 0xffff_ffff) as usize))
+        let job = self.slab.remove((ticket.0 & 0xffff_ffff) as usize);
+        self.bytes -= job.work.bytes();
+        Some(job)
+    }
+    /// Request bytes on their way to other shards.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
     pub fn len(&self) -> usize {
         self.slab.len()
+    }
+}
+
+impl Work {
+    fn bytes(&self) -> usize {
+        match self {
+            Work::Append(work) => work.bytes,
+            _ => 0,
+        }
     }
 }
 

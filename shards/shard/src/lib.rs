@@ -39,7 +39,11 @@ mod ring_driver;
 mod scans;
 mod store;
 mod streams;
+#[cfg(test)]
+mod test_driver;
 mod token;
 pub mod turn;
+#[cfg(test)]
+mod turn_tests;
 
 pub use partition::IndexMemory;

@@ -239,7 +239,7 @@ impl<S> Core<S> {
                 tombstone_needs_live: false,
             };
             let asker = self.asker(conn, Voice::Native { id, opcode: opcode::APPEND });
-            let work = AppendWork::new(append.durability, AppendForm::Many, append.records);
+            let work = AppendWork::new(append.durability, AppendForm::Many, append.records, append.body().len());
             let ticket = self.jobs.add(asker, 1, Work::Append(work));
             self.ask(owner, ticket, &ask);
             return Ok(());
@@ -287,7 +287,7 @@ impl<S> Core<S> {
     }
 
     fn native_append_split(&mut self, conn: &mut Connection, id: u64, append: &Append<'_>) -> Result<(), Later> {
-        let mut work = AppendWork::new(append.durability, AppendForm::Many, append.records);
+        let mut work = AppendWork::new(append.durability, AppendForm::Many, append.records, append.body().len());
         if append.want_versions {
             work.owners = append.iter().map(|r| self.shared.logs[self.owner_of(r.key)] as u16).collect();
         }
@@ -438,8 +438,9 @@ fn operation_of(request: &Request<'_>) -> Operation {
 }
 
 impl AppendWork {
-    pub fn new(durability: wire::Durability, form: AppendForm, records: u32) -> AppendWork {
-        AppendWork { parts: Vec::new(), durability, form, records, owners: Vec::new(), versions: Vec::new(), refusal: None }
+    /// `bytes`: length of the records.
+    pub fn new(durability: wire::Durability, form: AppendForm, records: u32, bytes: usize) -> AppendWork {
+        AppendWork { parts: Vec::new(), durability, form, records, bytes, owners: Vec::new(), versions: Vec::new(), refusal: None }
     }
 }
 

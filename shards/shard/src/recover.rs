@@ -380,6 +380,8 @@ impl<D: Driver> Shard<D> {
                     other => self.event(other),
                 }
             }
+            // Other shards' questions are refused rather than left waiting.
+            self.take_mail();
             self.flush();
         }
     }

@@ -94,12 +94,13 @@ impl Store {
         for log in &mut store.superblock.logs {
             log.epoch += 1;
         }
+        store.write_superblock()?;
+        // Behind the superblock: a crash in between leaves a store without logs, not logs without a store.
         for log in &store.superblock.logs {
             let directory = log_directory(path, log.number);
             fs::create_dir_all(&directory).map_err(at(&directory))?;
         }
         uring::file::sync_directory(path).map_err(at(path))?;
-        store.write_superblock()?;
         Ok(store)
     }
 

@@ -32,6 +32,9 @@ impl Default for Pace {
     }
 }
 
+/// Connections over the bound that are told so at a time; those beyond are dropped unheard, because each holds operations
+/// of the ring, which the log must not be left without.
+const REFUSED_AT_ONCE: usize = 64;
 const HOUSEKEEPING_NS: u64 = 10_000_000;
 /// A connection is handed over when this shard has so many more than the least loaded one.
 const SKEW_MAX: u32 = 4;
@@ -48,6 +51,8 @@ pub struct Shard<D: Driver> {
     pace: Pace,
     last_work_ns: u64,
     housekeeping_ns: u64,
+    /// Requests were taken up behind the work of this turn: what they lead to must not wait for a sleep.
+    parsed_late: bool,
     stopping: bool,
 }
 
@@ -65,6 +70,7 @@ impl<D: Driver> Shard<D> {
             pace,
             last_work_ns: 0,
             housekeeping_ns: 0,
+            parsed_late: false,
             stopping: false,
         }
     }
@@ -85,6 +91,7 @@ impl<D: Driver> Shard<D> {
     /// One turn. Returns false when a drain is complete.
     pub fn turn(&mut self) -> bool {
         self.wait();
+        self.parsed_late = false;
         self.core.now = self.driver.now();
         self.core.partition.log.advance_time(self.core.now);
         let mut events = std::mem::take(&mut self.events);
@@ -149,7 +156,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn has_work(&self) -> bool {
-        self.core.has_inbound() && !self.core.partition.log.is_dirty()
+        self.parsed_late || (self.core.has_inbound() && !self.core.partition.log.is_dirty())
     }
 
     /// Handle one event.
@@ -226,11 +233,16 @@ impl<D: Driver> Shard<D> {
     }
 
     fn adopt(&mut self, door: Door, socket: D::Socket) {
-        let full = self.core.conns.len() >= self.core.shared.bounds.connections_max as usize;
+        let (open, most) = (self.core.conns.len(), self.core.shared.bounds.connections_max as usize);
+        if open >= most + REFUSED_AT_ONCE {
+            self.core.shared.load[self.core.id].fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            self.core.metrics.refusal(wire::Code::Overloaded);
+            return;
+        }
         let authorised = self.core.shared.token.is_none();
         let conn = self.driver.adopt(socket);
         let mut connection = Connection::new(conn, door, authorised, self.core.now.monotonic_ns);
-        if full {
+        if open >= most {
             self.core.refuse_connection(&mut connection);
         }
         self.core.conns.insert(connection);
@@ -256,7 +268,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn take_mail(&mut self) -> bool {
+    pub(crate) fn take_mail(&mut self) -> bool {
         let mut parcels = Vec::new();
         self.mailbox.drain(|from, parcel| parcels.push((from, parcel)));
         let any = !parcels.is_empty();
@@ -336,7 +348,7 @@ impl<D: Driver> Shard<D> {
             self.driver.resume(id);
         }
         if whole && !conn.stalled && !conn.closing {
-            self.core.parse_on(id);
+            self.parsed_late |= self.core.parse_on(id);
         }
     }
 

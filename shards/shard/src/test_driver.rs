@@ -1,0 +1,250 @@
+//! A driver for unit tests: files in memory, operations that end at the next look, clients that are byte strings.
+//!
+//! It does what it is told and nothing by chance; the simulator is the one that is unkind.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use uring::{Buffer, BufferPool};
+use wal::LogIdentity;
+use wire::{ShardRoute, Topology};
+
+use crate::assemble::{Parts, assemble};
+use crate::core::{Bounds, Shared};
+use crate::driver::{ConnId, Door, Driver, Event, FileId, LogFiles, Now, Patience};
+use crate::mailbox;
+use crate::plan::{Plan, PlanInput};
+use crate::recover::RecoverConfig;
+use crate::turn::{Pace, Shard};
+
+pub const SEGMENT_BYTES: u64 = 4 << 20;
+pub const PAYLOAD_BYTES_MAX: u32 = 300 << 10;
+
+/// See the module's header.
+pub struct TestDriver {
+    pub files: Vec<Vec<u8>>,
+    events: Vec<Event<(), Vec<u8>>>,
+    /// Durable writes wait here while `hold_writes`.
+    pub held_writes: Vec<u64>,
+    pub hold_writes: bool,
+    pub fail_writes: bool,
+    /// Longest read that was asked for.
+    pub longest_read: usize,
+    now_ns: u64,
+    conns: u64,
+    /// What each client has been sent; None once it is closed.
+    pub clients: BTreeMap<u64, (Vec<u8>, bool)>,
+}
+
+impl TestDriver {
+    fn new(files: Vec<Vec<u8>>) -> TestDriver {
+        TestDriver {
+            files,
+            events: Vec::new(),
+            held_writes: Vec::new(),
+            hold_writes: false,
+            fail_writes: false,
+            longest_read: 0,
+            now_ns: 1_000_000_000,
+            conns: 0,
+            clients: BTreeMap::new(),
+        }
+    }
+
+    fn store(&mut self, file: FileId, offset: u64, bytes: &[u8]) {
+        let place = &mut self.files[file.0 as usize];
+        let (from, to) = (offset as usize, offset as usize + bytes.len());
+        place.resize(place.len().max(to), 0);
+        place[from..to].copy_from_slice(bytes);
+    }
+
+    /// Let the writes that were held end well.
+    pub fn let_writes_end(&mut self, bytes: impl Fn(u64) -> usize) {
+        self.hold_writes = false;
+        for token in std::mem::take(&mut self.held_writes) {
+            self.events.push(Event::Written { token, result: Ok(bytes(token)) });
+        }
+    }
+}
+
+impl Driver for TestDriver {
+    type Socket = ();
+    type Received = Vec<u8>;
+
+    fn now(&mut self) -> Now {
+        self.now_ns += 1_000;
+        Now { monotonic_ns: self.now_ns, wall_us: 1_700_000_000_000_000 + self.now_ns / 1_000 }
+    }
+    fn adopt(&mut self, (): ()) -> ConnId {
+        self.conns += 1;
+        self.clients.insert(self.conns, (Vec::new(), true));
+        ConnId(self.conns)
+    }
+    fn received<'a>(&'a self, data: &'a Vec<u8>) -> &'a [u8] {
+        data
+    }
+    fn recycle(&mut self, _: Vec<u8>) {}
+    fn pause(&mut self, conn: ConnId) {
+        self.events.push(Event::RecvPaused { conn });
+    }
+    fn resume(&mut self, _: ConnId) {}
+    fn send(&mut self, conn: ConnId, data: Vec<u8>) {
+        if let Some((got, _)) = self.clients.get_mut(&conn.0) {
+            got.extend_from_slice(&data);
+        }
+        self.events.push(Event::Sent { conn, data, result: Ok(()) });
+    }
+    fn close(&mut self, conn: ConnId) {
+        if let Some((_, open)) = self.clients.get_mut(&conn.0) {
+            *open = false;
+        }
+    }
+    fn stop_accepting(&mut self) {}
+    fn write_durable(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+        let count = range.len();
+        if self.fail_writes {
+            return self.events.push(Event::Written { token, result: Err(io::Error::other("the device said no")) });
+        }
+        self.store(file, offset, &buffer[range]);
+        if self.hold_writes {
+            self.held_writes.push(token);
+        } else {
+            self.events.push(Event::Written { token, result: Ok(count) });
+        }
+    }
+    fn write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+        let count = range.len();
+        self.store(file, offset, &buffer[range]);
+        self.events.push(Event::Written { token, result: Ok(count) });
+    }
+    fn sync(&mut self, _: FileId, token: u64) {
+        self.events.push(Event::Synced { token, result: Ok(()) });
+    }
+    fn read(&mut self, file: FileId, offset: u64, mut buffer: Buffer, len: usize, token: u64) {
+        assert!(len <= buffer.len(), "a read of {len} bytes into {}", buffer.len());
+        self.longest_read = self.longest_read.max(len);
+        let from = &self.files[file.0 as usize];
+        let from = from.get((offset as usize).min(from.len())..).unwrap_or(&[]);
+        let count = len.min(from.len());
+        buffer[..count].copy_from_slice(&from[..count]);
+        self.events.push(Event::Read { token, buffer, result: Ok(count) });
+    }
+    fn prepare_segment(&mut self, _: u32, recycle: Option<FileId>, segment_bytes: u64, header: Vec<u8>, token: u64) {
+        let file = recycle.unwrap_or_else(|| {
+            self.files.push(vec![0; segment_bytes as usize]);
+            FileId(self.files.len() as u32 - 1)
+        });
+        self.store(file, 0, &header);
+        self.events.push(Event::SegmentReady { token, result: Ok(file) });
+    }
+    fn wake(&mut self, _: usize) {}
+    fn poll(&mut self, patience: Patience, events: &mut Vec<Event<(), Vec<u8>>>) -> io::Result<()> {
+        if let Patience::Sleep(time) = patience
+            && self.events.is_empty()
+        {
+            self.now_ns += time.as_nanos() as u64;
+        }
+        events.append(&mut self.events);
+        Ok(())
+    }
+}
+
+pub fn identity() -> LogIdentity {
+    LogIdentity { store: [1; 16], log: [2; 16], number: 0, timeline: 1 }
+}
+
+/// A shard of one, recovered from what `files` hold (checkpoints first, then segments), in term `epoch`.
+pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<TestDriver> {
+    let mut files = files;
+    files.resize_with(files.len().max(2), Vec::new);
+    let mut known = LogFiles { segments: Vec::new(), checkpoints: [Some(FileId(0)), Some(FileId(1))] };
+    for (slot, bytes) in files.iter().skip(2).enumerate() {
+        known.segments.push((slot as u32, FileId(slot as u32 + 2), bytes.len() as u64));
+    }
+    let input = PlanInput {
+        memory_bytes: Some(1 << 30),
+        shards: 1,
+        connections_max,
+        payload_bytes_max: PAYLOAD_BYTES_MAX,
+        segment_bytes: SEGMENT_BYTES,
+        cache_bytes: Some(0),
+    };
+    let plan = Plan::new(&input).expect("memory enough");
+    let route = ShardRoute { shard: 0, log: 0, slot_first: 0, slot_last: 16383, address: "test".into(), native_port: 1 };
+    let shared = Shared {
+        store: "test".into(),
+        topology: Topology { store: "test".into(), map_epoch: 1, shards: vec![route] },
+        logs: vec![0],
+        timeline: 1,
+        token: None,
+        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        bounds: Bounds::new(PAYLOAD_BYTES_MAX, SEGMENT_BYTES, connections_max),
+        load: vec![AtomicU32::new(0)],
+        ready: vec![AtomicU32::new(0)],
+    };
+    let recover = RecoverConfig { identity: identity(), epoch, segment_bytes: SEGMENT_BYTES, segments_ahead: 2, closed_durable_lsn: 0 };
+    let parts = Parts {
+        shard: 0,
+        pool: BufferPool::new(plan.batch_buffers, plan.batch_bytes).expect("memory"),
+        plan,
+        shared: Arc::new(shared),
+        recover: recover.clone(),
+        digest_key: [3; 16],
+        checkpoints: known.checkpoints,
+        checkpoint_log_bytes: 1 << 40,
+        mailbox: mailbox::mesh(1, 8).pop().expect("one shard"),
+        driver: TestDriver::new(files),
+        pace: Pace { spin: Duration::ZERO, ..Pace::default() },
+    };
+    let mut shard = assemble(parts).expect("memory");
+    shard.recover(&known, &recover).expect("an undamaged log");
+    shard.start();
+    shard
+}
+
+impl Shard<TestDriver> {
+    /// A client of the HTTP port.
+    pub fn connect(&mut self) -> u64 {
+        self.event(Event::Accepted { door: Door::Http, socket: () });
+        self.driver.conns
+    }
+    /// Bytes from a client.
+    pub fn say(&mut self, client: u64, bytes: impl AsRef<[u8]>) {
+        self.driver.events.push(Event::Received { conn: ConnId(client), data: bytes.as_ref().to_vec() });
+    }
+    /// Some turns.
+    pub fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
+        }
+    }
+    /// What a client was sent since the last time.
+    pub fn heard(&mut self, client: u64) -> String {
+        let (got, _) = self.driver.clients.get_mut(&client).expect("it connected");
+        String::from_utf8_lossy(&std::mem::take(got)).into_owned()
+    }
+    /// Say, wait, hear.
+    pub fn ask(&mut self, client: u64, bytes: impl AsRef<[u8]>) -> String {
+        self.say(client, bytes);
+        self.turns(20);
+        self.heard(client)
+    }
+}
+
+/// A POST of one record.
+pub fn post(key: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("POST /v1/streams/s/records/{key} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// A GET of any path.
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+}
