@@ -79,7 +79,8 @@ impl Request {
         [Request::Put, Request::Unit, Request::Large, Request::Buffered, Request::Tombstone, Request::Producer, Request::Conditional];
 }
 
-fn key_of(shards: usize, shard: usize, number: usize) -> Vec<u8> {
+/// A key that belongs to `shard` of `shards`.
+pub fn key_of(shards: usize, shard: usize, number: usize) -> Vec<u8> {
     (0..)
         .map(|salt| format!("key-{number}-{salt}").into_bytes())
         .find(|key| shards == 1 || usize::from(slot::shard_of_slot(slot::slot_of(key), shards as u16)) == shard)
@@ -218,6 +219,38 @@ pub fn fail_operation(store: &Snapshot, requests: &[Request], operation: u64, ki
     };
     let result = run();
     result.map_err(|why| Failure { why, trace: std::mem::take(&mut session.host.machine.borrow_mut().trace) })
+}
+
+/// Start a store (`None`: an empty disk) once for each of `ticks`, crash behind that disk tick; then start for good, use it
+/// and judge. True if a start got through its ticks and 40 turns without reaching the crash.
+///
+/// # Errors
+/// The promise that is broken.
+pub fn crash_at_start(store: Option<&Snapshot>, config: StoreConfig, seed: u64, ticks: &[u64], mode: CrashMode) -> Result<bool, Broken> {
+    let host = store.map_or_else(|| Host::new(seed, config), |store| Host::from_snapshot(seed, store));
+    let mut session = Session::new(host, 1, 1);
+    let mut through = false;
+    for tick in ticks {
+        session.host.machine.borrow_mut().crash_at = Some(*tick);
+        let mut alive = session.open()? == Fate::Alive(());
+        for _ in 0..40 {
+            alive = alive && !matches!(session.turn()?, Fate::Crashed);
+        }
+        through |= alive;
+        session.crash(mode)?;
+    }
+    session.open()?;
+    for request in [Request::Large, Request::Put, Request::Large, Request::Large, Request::Large, Request::Large] {
+        send(&mut session, request);
+        session.settle()?;
+    }
+    // What the store held before is not these clients': only what they did is judged.
+    if store.is_none() {
+        session.verify(10)?;
+    }
+    session.crash(mode)?;
+    session.open()?;
+    Ok(through)
 }
 
 fn judge(session: &mut Session) -> Result<Vec<Vec<crate::client::Seen>>, Broken> {

@@ -1,0 +1,62 @@
+//! What the simulator has found, one test each.
+
+use sim::disk::CrashMode;
+use sim::host::Host;
+use sim::scenario::{Request, SMALL, StoreConfig, crash_at_start, filled};
+use sim::session::{Fate, Session};
+use wire::{Condition, Durability};
+
+/// A crash while a segment file is made leaves a file of any length with anything in it. It was taken for a damaged one
+/// (the shard did not start), or taken over as it was (the log ran over its end).
+#[test]
+fn a_crash_behind_every_operation_of_the_first_start_leaves_a_store_that_starts() {
+    for mode in CrashMode::ALL {
+        for seed in 0..12 {
+            let mut k = 1;
+            while !crash_at_start(None, StoreConfig { segments_ahead: 2, ..SMALL }, seed, &[k], mode).unwrap() {
+                k += 1;
+            }
+        }
+    }
+}
+
+/// A restart takes files over that were prepared and never used. It gave the number of one to another, and a crash then
+/// left two files with the same number: damage, as it looked.
+#[test]
+fn crashes_behind_any_two_operations_of_two_restarts_leave_no_two_files_with_one_number() {
+    let config = StoreConfig { segments_ahead: 2, ..SMALL };
+    let (store, _) = filled(config, &[Request::Put, Request::Unit], false).unwrap();
+    for mode in [CrashMode::DropAll, CrashMode::KeepAll, CrashMode::Torn] {
+        for first in 8..40 {
+            for second in [10, 14, 18, 22, 26] {
+                crash_at_start(Some(&store), config, first * 100 + second, &[first, second], mode).unwrap();
+            }
+        }
+    }
+}
+
+/// A read for another shard was held for a commit that had happened while the device was read, and waited for the next one.
+#[test]
+fn a_read_for_another_shard_is_answered_though_its_commit_came_before_the_device() {
+    let config = StoreConfig { shards: 2, ..SMALL };
+    for seed in 0..40 {
+        let mut session = Session::new(Host::new(seed, config), 2, 1);
+        let key = sim::scenario::key_of(2, 1, 1);
+        let put = |session: &mut Session| {
+            let number = session.oracle.appends.len();
+            let payload = sim::oracle::payload(number, 0, 5000 / 2);
+            let sent = sim::client::Sent { key: key.clone(), payload, tombstone: false, condition: Condition::None };
+            session.append(1, 0, Durability::Durable, None, vec![sent]);
+        };
+        assert_eq!(session.open().unwrap(), Fate::Alive(()));
+        put(&mut session);
+        session.settle().unwrap();
+        // After a restart the old version is on the device only.
+        session.crash(CrashMode::DropAll).unwrap();
+        assert_eq!(session.open().unwrap(), Fate::Alive(()));
+        put(&mut session);
+        session.turn().unwrap();
+        session.ask(|lanes, m| lanes.history(m, 0, 0, &key, 1));
+        session.settle().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    }
+}
