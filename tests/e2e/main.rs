@@ -8,6 +8,8 @@ mod contract;
 mod damage;
 mod http;
 mod idempotency;
+mod kill;
+mod oracle;
 mod packages;
 mod refusals;
 mod server;

@@ -27,12 +27,29 @@ pub const SMALL: [&str; 6] = [
     "1GiB",
 ];
 
-/// A directory on a filesystem with O_DIRECT, gone when dropped.
-pub fn directory() -> tempfile::TempDir {
-    tempfile::Builder::new()
+/// A directory on a filesystem with O_DIRECT, gone when dropped. What servers say lies beside it.
+pub struct Directory {
+    path: PathBuf,
+    _around: tempfile::TempDir,
+}
+
+impl Directory {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+pub fn directory() -> Directory {
+    let around = tempfile::Builder::new()
         .prefix("pinion-")
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-        .expect("the target directory can be written")
+        .expect("the target directory can be written");
+    let path = around.path().join("data");
+    std::fs::create_dir(&path).expect("just made");
+    Directory {
+        path,
+        _around: around,
+    }
 }
 
 /// The binary with an environment that holds none of our variables.
