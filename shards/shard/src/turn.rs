@@ -406,7 +406,11 @@ impl<D: Driver> Shard<D> {
         if self.core.partition.log.is_dirty() && self.core.partition.log.failed().is_none() {
             return false;
         }
-        if self.core.conns.iter_mut().any(|c| c.out.has_unsent()) && !self.drain_is_late() {
+        // What was taken is answered: other shards' questions, and own requests that others or the device still work on.
+        // Tails and their like may wait for long; they end with the connection.
+        let asked = self.core.has_inbound() || self.mailbox.waiting() > 0;
+        let owed = asked || self.core.conns.iter_mut().any(|c| c.out.has_unsent() || c.jobs > c.heavy);
+        if owed && !self.drain_is_late() {
             return false;
         }
         // Behind a failed write no checkpoint can settle: what is there is what a restart reads.
