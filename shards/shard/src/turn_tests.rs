@@ -151,3 +151,19 @@ fn what_waits_for_a_bound_is_answered_as_soon_as_it_may() {
         assert!(shard.core.now.monotonic_ns - started < 50_000_000, "{heard} answers, and it sleeps");
     }
 }
+
+#[test]
+fn a_drain_answers_what_was_taken() {
+    let mut first = shard(Vec::new(), 1, 8);
+    let client = first.connect();
+    assert!(first.ask(client, post("k", "", b"cold")).starts_with("HTTP/1.1 201"));
+    let mut second = shard(first.driver.files, 2, 8);
+    let client = second.connect();
+    second.turns(5);
+    second.say(client, get(RECORD));
+    second.turn();
+    assert_eq!(second.heard(client), "", "the device is asked");
+    second.drain();
+    while second.turn() {}
+    assert!(second.heard(client).starts_with("HTTP/1.1 200"));
+}
