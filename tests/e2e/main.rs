@@ -6,6 +6,7 @@
 mod bad_input;
 mod contract;
 mod damage;
+mod golden;
 mod http;
 mod idempotency;
 mod kill;
