@@ -91,7 +91,8 @@ fn put(key: Vec<u8>, number: usize, ordinal: usize, bytes: usize) -> Sent {
     Sent { key, payload: payload(number, ordinal, bytes), tombstone: false, condition: Condition::None }
 }
 
-fn send(session: &mut Session, request: Request) {
+/// Send one request on the first lane.
+pub fn send(session: &mut Session, request: Request) {
     let number = session.oracle.appends.len();
     let key = key_of(1, 0, 1);
     let one = |bytes| vec![put(key.clone(), number, 0, bytes)];
