@@ -51,6 +51,8 @@ pub struct PlanError {
     least: u64,
 }
 
+/// The largest batch that any run writes: a record of the largest size that the index can name, and headers.
+const BATCH_BYTES_EVER: usize = (2 << 20) + 64 * 1024;
 const RECV_BUFFERS: u16 = 256;
 const RECV_BUFFER_BYTES: u32 = 32 * 1024;
 const BATCH_BUFFERS: usize = 24;
@@ -130,8 +132,9 @@ impl Plan {
     }
 }
 
+/// Records that an earlier run took with a higher bound are read too.
 fn chunk_bytes(batch_bytes: usize) -> usize {
-    batch_bytes + 2 * 4096
+    batch_bytes.max(BATCH_BYTES_EVER) + 2 * 4096
 }
 
 /// MemTotal of /proc/meminfo; 2 GiB where it cannot be read.

@@ -119,11 +119,7 @@ impl<S> Core<S> {
             });
             match taken {
                 Ok(info) => used += info.bytes as usize,
-                Err(Stop::NoBatch | Stop::End) => {
-                    // The rest of the segment is unused: the log goes on in the next one.
-                    scan.at = Location { segment: at.segment + 1, offset: BLOCK_BYTES as u32 };
-                    break;
-                }
+                // `next_lsn` is durable and not in the next segment: where no batch is, one is lost.
                 Err(stop) => {
                     self.partition.damage += 1;
                     let message = format!(
@@ -182,6 +178,9 @@ impl Scan {
 
     /// Take what one batch has for this page and step behind it (or stay on it when the page is full inside).
     fn take(&mut self, partition: &Partition, info: &BatchInfo, batch: &[u8]) -> Result<(), (u64, RecordError)> {
+        if info.first_lsn > self.next_lsn {
+            return Err((self.next_lsn, RecordError::Malformed("its batch is not where the log goes on")));
+        }
         for (_, record) in wal::scan::records(&partition.log.codec, info, batch) {
             let record = record.map_err(|error| (self.next_lsn, error))?;
             if record.lsn < self.next_lsn {
