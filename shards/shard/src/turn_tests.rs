@@ -167,3 +167,19 @@ fn a_drain_answers_what_was_taken() {
     while second.turn() {}
     assert!(second.heard(client).starts_with("HTTP/1.1 200"));
 }
+
+#[test]
+fn a_scan_that_finds_no_batch_where_one_must_be_says_so() {
+    let mut first = shard(Vec::new(), 1, 8);
+    let client = first.connect();
+    for key in ["a", "b", "c"] {
+        assert!(first.ask(client, post(key, "", b"x")).starts_with("HTTP/1.1 201"));
+    }
+    let mut second = shard(first.driver.files, 2, 8);
+    let entry = second.core.partition.index.get(second.core.partition.digests.digest(1, b"b")).expect("it is there");
+    let file = second.core.partition.log.segment(entry.location.segment).expect("live").file.0 as usize;
+    let block = entry.location.offset as usize / 4096 * 4096;
+    second.driver.files[file][block..block + 4096].fill(0);
+    let client = second.connect();
+    assert!(second.ask(client, get("/v1/streams/s/scan")).starts_with("HTTP/1.1 500"), "not a page that leaves b out");
+}
