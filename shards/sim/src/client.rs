@@ -29,8 +29,15 @@ pub struct Sent {
 pub enum Outcome {
     /// No answer came.
     Unknown,
-    /// Acked: durability, (log, first lsn, records) of each part, a version per record.
-    Acked { durability: Durability, parts: Vec<(u32, u64, u32)>, versions: Vec<u32> },
+    /// Acked.
+    Acked {
+        /// What the ack means.
+        durability: Durability,
+        /// (log, first lsn, records) of each part.
+        parts: Vec<(u32, u64, u32)>,
+        /// One per record.
+        versions: Vec<u32>,
+    },
     /// Refused.
     Refused(Code),
 }
@@ -85,11 +92,28 @@ pub enum About {
     /// An append, by number.
     Append(usize),
     /// Newest record of a key; the version that must be shown at least.
-    Get { stream: usize, key: Vec<u8>, at_least: u32 },
+    Get {
+        /// Stream.
+        stream: usize,
+        /// Key.
+        key: Vec<u8>,
+        /// Version that must be shown at least.
+        at_least: u32,
+    },
     /// History of a key.
-    History { stream: usize, key: Vec<u8>, at_least: u32 },
+    History {
+        /// Stream.
+        stream: usize,
+        /// Key.
+        key: Vec<u8>,
+        /// Version that must be shown at least.
+        at_least: u32,
+    },
     /// A page of a stream.
-    Scan { stream: usize },
+    Scan {
+        /// Stream.
+        stream: usize,
+    },
 }
 
 /// A reply to a request, in a form that outlives its bytes.
@@ -98,9 +122,19 @@ pub enum Said {
     /// To an append.
     Appended(Outcome),
     /// To get, history, scan.
-    Records { records: Vec<Seen>, cursor: Vec<u8> },
+    Records {
+        /// In the order of the reply.
+        records: Vec<Seen>,
+        /// For the next page.
+        cursor: Vec<u8>,
+    },
     /// A refusal.
-    Refused { code: Code, message: String },
+    Refused {
+        /// Why.
+        code: Code,
+        /// In words.
+        message: String,
+    },
 }
 
 /// A reply with its request and the mark that came with it.
@@ -146,8 +180,17 @@ pub fn stream_name(stream: usize) -> Vec<u8> {
 impl Lanes {
     /// Connect `count` lanes, the i-th to shard i modulo `shards`.
     pub fn connect(machine: &mut Machine, count: usize, shards: usize) -> Lanes {
-        let lanes = (0..count).map(|i| Lane { socket: machine.connect(i % shards, Door::NativeShard), inbox: Vec::new() }).collect();
-        Lanes { lanes, waiting: BTreeMap::new(), next_id: 1 }
+        let lanes = (0..count)
+            .map(|i| Lane {
+                socket: machine.connect(i % shards, Door::NativeShard),
+                inbox: Vec::new(),
+            })
+            .collect();
+        Lanes {
+            lanes,
+            waiting: BTreeMap::new(),
+            next_id: 1,
+        }
     }
 
     /// How many lanes there are.
@@ -157,7 +200,9 @@ impl Lanes {
 
     /// Whether a shard has closed one.
     pub fn any_closed(&self, machine: &Machine) -> bool {
-        self.lanes.iter().any(|lane| machine.wires[lane.socket as usize].closed)
+        self.lanes
+            .iter()
+            .any(|lane| machine.wires[lane.socket as usize].closed)
     }
 
     /// Requests without an answer.
@@ -170,12 +215,20 @@ impl Lanes {
         self.waiting.values().filter(|about| f(about)).count()
     }
 
-    fn put(&mut self, machine: &mut Machine, lane: usize, about: About, write: impl FnOnce(&mut Vec<u8>, u64)) -> u64 {
+    fn put(
+        &mut self,
+        machine: &mut Machine,
+        lane: usize,
+        about: About,
+        write: impl FnOnce(&mut Vec<u8>, u64),
+    ) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         let mut bytes = Vec::new();
         write(&mut bytes, id);
-        machine.wires[self.lanes[lane].socket as usize].to_server.extend(bytes);
+        machine.wires[self.lanes[lane].socket as usize]
+            .to_server
+            .extend(bytes);
         self.waiting.insert(id, about);
         id
     }
@@ -184,7 +237,14 @@ impl Lanes {
     pub fn append(&mut self, machine: &mut Machine, number: usize, append: &Append) -> u64 {
         let lane = append.lane % self.lanes.len();
         self.put(machine, lane, About::Append(number), |out, id| {
-            let mut builder = AppendBuilder::begin(out, id, &stream_name(append.stream), append.durability, true, append.producer);
+            let mut builder = AppendBuilder::begin(
+                out,
+                id,
+                &stream_name(append.stream),
+                append.durability,
+                true,
+                append.producer,
+            );
             for (ordinal, record) in append.records.iter().enumerate() {
                 let content_type = content_type(number, ordinal, record);
                 builder.record(&AppendRecord {
@@ -200,20 +260,55 @@ impl Lanes {
     }
 
     /// Ask for the newest record of a key.
-    pub fn get(&mut self, machine: &mut Machine, lane: usize, stream: usize, key: &[u8], at_least: u32) -> u64 {
-        let about = About::Get { stream, key: key.to_vec(), at_least };
-        self.put(machine, lane, about, |out, id| native::get(out, id, &stream_name(stream), key))
+    pub fn get(
+        &mut self,
+        machine: &mut Machine,
+        lane: usize,
+        stream: usize,
+        key: &[u8],
+        at_least: u32,
+    ) -> u64 {
+        let about = About::Get {
+            stream,
+            key: key.to_vec(),
+            at_least,
+        };
+        self.put(machine, lane, about, |out, id| {
+            native::get(out, id, &stream_name(stream), key)
+        })
     }
 
     /// Ask for a key's history.
-    pub fn history(&mut self, machine: &mut Machine, lane: usize, stream: usize, key: &[u8], at_least: u32) -> u64 {
-        let about = About::History { stream, key: key.to_vec(), at_least };
-        self.put(machine, lane, about, |out, id| native::history(out, id, &stream_name(stream), key, 0, 10_000))
+    pub fn history(
+        &mut self,
+        machine: &mut Machine,
+        lane: usize,
+        stream: usize,
+        key: &[u8],
+        at_least: u32,
+    ) -> u64 {
+        let about = About::History {
+            stream,
+            key: key.to_vec(),
+            at_least,
+        };
+        self.put(machine, lane, about, |out, id| {
+            native::history(out, id, &stream_name(stream), key, 0, 10_000)
+        })
     }
 
     /// Ask for a page of a stream.
-    pub fn scan(&mut self, machine: &mut Machine, lane: usize, stream: usize, cursor: &[u8], limit: u32) -> u64 {
-        self.put(machine, lane, About::Scan { stream }, |out, id| native::scan(out, id, &stream_name(stream), cursor, limit))
+    pub fn scan(
+        &mut self,
+        machine: &mut Machine,
+        lane: usize,
+        stream: usize,
+        cursor: &[u8],
+        limit: u32,
+    ) -> u64 {
+        self.put(machine, lane, About::Scan { stream }, |out, id| {
+            native::scan(out, id, &stream_name(stream), cursor, limit)
+        })
     }
 
     /// Take what has arrived.
@@ -223,11 +318,15 @@ impl Lanes {
     pub fn hear(&mut self, machine: &mut Machine) -> Result<Vec<Heard>, String> {
         let mut heard = Vec::new();
         for lane in &mut self.lanes {
-            lane.inbox.append(&mut machine.wires[lane.socket as usize].inbox);
+            lane.inbox
+                .append(&mut machine.wires[lane.socket as usize].inbox);
             let mut used = 0;
             while let Some((id, op, reply, bytes)) = native::parse_reply(&lane.inbox[used..])? {
                 used += bytes;
-                let about = self.waiting.remove(&id).ok_or_else(|| format!("a reply to request {id}, which nobody waits for"))?;
+                let about = self
+                    .waiting
+                    .remove(&id)
+                    .ok_or_else(|| format!("a reply to request {id}, which nobody waits for"))?;
                 heard.push(understand(id, op, about, &reply)?);
             }
             lane.inbox.drain(..used);
@@ -244,11 +343,15 @@ fn understand(id: u64, op: u8, about: About, reply: &Reply<'_>) -> Result<Heard,
         About::Scan { .. } => opcode::SCAN,
     };
     if op != expected {
-        return Err(format!("request {id} asked {expected} and was answered {op}"));
+        return Err(format!(
+            "request {id} asked {expected} and was answered {op}"
+        ));
     }
     let stream = match &about {
         About::Append(_) => 0,
-        About::Get { stream, .. } | About::History { stream, .. } | About::Scan { stream } => *stream,
+        About::Get { stream, .. } | About::History { stream, .. } | About::Scan { stream } => {
+            *stream
+        }
     };
     let seen = |r: &wire::RecordOut<'_>| Seen {
         log: r.log,
@@ -262,16 +365,58 @@ fn understand(id: u64, op: u8, about: About, reply: &Reply<'_>) -> Result<Heard,
         content_type: r.content_type.as_header().to_vec(),
     };
     let (mark, said) = match reply {
-        Reply::Append { mark, durability, parts, versions } => {
-            let parts = parts.iter().map(|p| (p.log, p.first_lsn, p.records)).collect();
-            (mark, Said::Appended(Outcome::Acked { durability: *durability, parts, versions: versions.clone() }))
+        Reply::Append {
+            mark,
+            durability,
+            parts,
+            versions,
+        } => {
+            let parts = parts
+                .iter()
+                .map(|p| (p.log, p.first_lsn, p.records))
+                .collect();
+            (
+                mark,
+                Said::Appended(Outcome::Acked {
+                    durability: *durability,
+                    parts,
+                    versions: versions.clone(),
+                }),
+            )
         }
-        Reply::Get { mark, record } => (mark, Said::Records { records: vec![seen(record)], cursor: Vec::new() }),
-        Reply::Records { mark, records, cursor } => {
-            (mark, Said::Records { records: records.iter().map(seen).collect(), cursor: cursor.to_vec() })
+        Reply::Get { mark, record } => (
+            mark,
+            Said::Records {
+                records: vec![seen(record)],
+                cursor: Vec::new(),
+            },
+        ),
+        Reply::Records {
+            mark,
+            records,
+            cursor,
+        } => (
+            mark,
+            Said::Records {
+                records: records.iter().map(seen).collect(),
+                cursor: cursor.to_vec(),
+            },
+        ),
+        Reply::Error { mark, refusal } => (
+            mark,
+            Said::Refused {
+                code: refusal.code,
+                message: refusal.message.clone(),
+            },
+        ),
+        Reply::Hello { .. } | Reply::Bytes { .. } => {
+            return Err(format!("request {id}: an answer of another kind"));
         }
-        Reply::Error { mark, refusal } => (mark, Said::Refused { code: refusal.code, message: refusal.message.clone() }),
-        Reply::Hello { .. } | Reply::Bytes { .. } => return Err(format!("request {id}: an answer of another kind")),
     };
-    Ok(Heard { id, about, said, mark: (mark.log, mark.durable_lsn, mark.epoch) })
+    Ok(Heard {
+        id,
+        about,
+        said,
+        mark: (mark.log, mark.durable_lsn, mark.epoch),
+    })
 }

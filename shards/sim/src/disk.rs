@@ -29,7 +29,13 @@ pub enum CrashMode {
 
 impl CrashMode {
     /// All of them.
-    pub const ALL: [CrashMode; 5] = [CrashMode::Kill, CrashMode::KeepAll, CrashMode::DropAll, CrashMode::Mixed, CrashMode::Torn];
+    pub const ALL: [CrashMode; 5] = [
+        CrashMode::Kill,
+        CrashMode::KeepAll,
+        CrashMode::DropAll,
+        CrashMode::Mixed,
+        CrashMode::Torn,
+    ];
 }
 
 /// What a file is for.
@@ -99,7 +105,9 @@ impl Disk {
 
     /// The file of a shard in a role.
     pub fn find(&self, shard: usize, role: Role) -> Option<usize> {
-        self.files.iter().position(|f| !f.gone && f.shard == shard && f.role == role)
+        self.files
+            .iter()
+            .position(|f| !f.gone && f.shard == shard && f.role == role)
     }
 
     /// Segment files of a shard: (slot, file, visible length), by slot.
@@ -126,14 +134,21 @@ impl Disk {
     /// Start a write; it is neither visible nor durable.
     pub fn start_write(&mut self, file: usize, offset: usize, bytes: Vec<u8>) -> u64 {
         self.next_id += 1;
-        self.files[file].unsynced.push(Unsynced { id: self.next_id, offset, bytes, finished: false });
+        self.files[file].unsynced.push(Unsynced {
+            id: self.next_id,
+            offset,
+            bytes,
+            finished: false,
+        });
         self.next_id
     }
 
     /// A write ends: visible, and durable if `durable`. Only the first `count` bytes took effect.
     pub fn finish_write(&mut self, file: usize, id: u64, count: usize, durable: bool) {
         let f = &mut self.files[file];
-        let Some(at) = f.unsynced.iter().position(|w| w.id == id) else { return };
+        let Some(at) = f.unsynced.iter().position(|w| w.id == id) else {
+            return;
+        };
         f.unsynced[at].bytes.truncate(count);
         f.unsynced[at].finished = true;
         let (offset, bytes) = (f.unsynced[at].offset, f.unsynced[at].bytes.clone());
@@ -144,7 +159,8 @@ impl Disk {
                 let from = offset.max(older.offset);
                 let to = (offset + bytes.len()).min(older.offset + older.bytes.len());
                 if from < to {
-                    older.bytes[from - older.offset..to - older.offset].copy_from_slice(&bytes[from - offset..to - offset]);
+                    older.bytes[from - older.offset..to - older.offset]
+                        .copy_from_slice(&bytes[from - offset..to - offset]);
                 }
             }
             f.unsynced.remove(at);
@@ -154,7 +170,12 @@ impl Disk {
 
     /// Writes that a sync which starts now has to make durable.
     pub fn finished_writes(&self, file: usize) -> Vec<u64> {
-        self.files[file].unsynced.iter().filter(|w| w.finished).map(|w| w.id).collect()
+        self.files[file]
+            .unsynced
+            .iter()
+            .filter(|w| w.finished)
+            .map(|w| w.id)
+            .collect()
     }
 
     /// A sync ends.
@@ -192,7 +213,9 @@ impl Disk {
 
     /// The image that survives, for tests that damage it. Call it between two lives.
     pub fn image_mut(&mut self, file: usize) -> ImageMut<'_> {
-        ImageMut { file: &mut self.files[file] }
+        ImageMut {
+            file: &mut self.files[file],
+        }
     }
 
     /// Power fails, or the process dies. Afterwards everything visible is durable.
@@ -264,10 +287,16 @@ fn crash_file(f: &mut SimFile, rng: &mut StdRng, mode: CrashMode, said: &mut Vec
     }
     // The length is a thing of its own in a filesystem: it may lag behind the blocks.
     let written = f.durable.len();
-    if written > synced_bytes && matches!(mode, CrashMode::Mixed | CrashMode::Torn) && rng.random_bool(0.5) {
+    if written > synced_bytes
+        && matches!(mode, CrashMode::Mixed | CrashMode::Torn)
+        && rng.random_bool(0.5)
+    {
         let pages = rng.random_range(synced_bytes / PAGE_BYTES..=written / PAGE_BYTES);
         f.durable.truncate((pages * PAGE_BYTES).max(synced_bytes));
-        said.push(format!("{name}: length {written} became {}", f.durable.len()));
+        said.push(format!(
+            "{name}: length {written} became {}",
+            f.durable.len()
+        ));
     }
     f.entry_durable = true;
     f.visible = f.durable.clone();

@@ -36,13 +36,39 @@ struct Preparation {
 }
 
 enum Operation {
-    Write { file: usize, id: u64, len: usize, durable: bool, token: u64, fault: Option<FaultKind> },
+    Write {
+        file: usize,
+        id: u64,
+        len: usize,
+        durable: bool,
+        token: u64,
+        fault: Option<FaultKind>,
+    },
     /// A lying driver's write, after the lie.
-    Late { file: usize, id: u64, len: usize },
-    Sync { file: usize, ids: Vec<u64>, token: u64, fault: Option<FaultKind> },
-    Read { file: usize, offset: u64, buffer: Buffer, len: usize, token: u64 },
+    Late {
+        file: usize,
+        id: u64,
+        len: usize,
+    },
+    Sync {
+        file: usize,
+        ids: Vec<u64>,
+        token: u64,
+        fault: Option<FaultKind>,
+    },
+    Read {
+        file: usize,
+        offset: u64,
+        buffer: Buffer,
+        len: usize,
+        token: u64,
+    },
     Prepare(Box<Preparation>),
-    Send { conn: ConnId, socket: u64, data: Vec<u8> },
+    Send {
+        conn: ConnId,
+        socket: u64,
+        data: Vec<u8>,
+    },
 }
 
 struct Pending {
@@ -98,15 +124,36 @@ impl SimDriver {
         let fault = m.next_fault(self.shard, durable);
         let id = m.disk.start_write(file, offset as usize, bytes.to_vec());
         let (shard, len) = (self.shard, bytes.len());
-        m.tick(|| format!("shard {shard} write {len} at {offset} of file {file}, durable: {durable}, starts"));
-        self.push(&mut m, Operation::Write { file, id, len, durable, token, fault });
+        m.tick(|| {
+            format!(
+                "shard {shard} write {len} at {offset} of file {file}, durable: {durable}, starts"
+            )
+        });
+        self.push(
+            &mut m,
+            Operation::Write {
+                file,
+                id,
+                len,
+                durable,
+                token,
+                fault,
+            },
+        );
     }
 
     /// One operation ends. Gives the event for the shard, or the operation that follows it.
     fn finish(&mut self, m: &mut Machine, operation: Operation) {
         let shard = self.shard;
         match operation {
-            Operation::Write { file, id, len, durable, token, fault } => {
+            Operation::Write {
+                file,
+                id,
+                len,
+                durable,
+                token,
+                fault,
+            } => {
                 let result = match fault {
                     None => Ok(len),
                     Some(FaultKind::Short) => Ok(m.rng.random_range(0..len / 512) * 512),
@@ -115,18 +162,30 @@ impl SimDriver {
                 match &result {
                     Ok(_) if durable && m.mutant == Mutant::AckBeforeFlush => {
                         let due_ns = m.now_ns + 50 * m.latency_ns();
-                        self.pending.push(Pending { due_ns, operation: Operation::Late { file, id, len } });
+                        self.pending.push(Pending {
+                            due_ns,
+                            operation: Operation::Late { file, id, len },
+                        });
                     }
                     Ok(count) => m.disk.finish_write(file, id, *count, durable),
                     // The write stays unsynced for ever: whatever a crash makes of it.
                     Err(_) => {}
                 }
                 m.tick(|| format!("shard {shard} write of file {file} ends: {result:?}"));
-                let result = if m.mutant == Mutant::IgnoreShort { result.map(|_| len) } else { result };
+                let result = if m.mutant == Mutant::IgnoreShort {
+                    result.map(|_| len)
+                } else {
+                    result
+                };
                 self.ready.push(Event::Written { token, result });
             }
             Operation::Late { file, id, len } => m.disk.finish_write(file, id, len, true),
-            Operation::Sync { file, ids, token, fault } => {
+            Operation::Sync {
+                file,
+                ids,
+                token,
+                fault,
+            } => {
                 let result = match fault {
                     None => Ok(()),
                     Some(kind) => Err(broken(kind)),
@@ -137,16 +196,30 @@ impl SimDriver {
                 m.tick(|| format!("shard {shard} sync of file {file} ends: {result:?}"));
                 self.ready.push(Event::Synced { token, result });
             }
-            Operation::Read { file, offset, mut buffer, len, token } => {
+            Operation::Read {
+                file,
+                offset,
+                mut buffer,
+                len,
+                token,
+            } => {
                 let count = m.disk.read(file, offset as usize, &mut buffer[..len]);
                 m.tick(|| format!("shard {shard} read {len} at {offset} of file {file}: {count}"));
-                self.ready.push(Event::Read { token, buffer, result: Ok(count) });
+                self.ready.push(Event::Read {
+                    token,
+                    buffer,
+                    result: Ok(count),
+                });
             }
             Operation::Prepare(preparation) => self.prepare_step(m, preparation),
             Operation::Send { conn, socket, data } => {
                 m.wires[socket as usize].inbox.extend_from_slice(&data);
                 if self.conns[conn.0 as usize].is_some() {
-                    self.ready.push(Event::Sent { conn, data, result: Ok(()) });
+                    self.ready.push(Event::Sent {
+                        conn,
+                        data,
+                        result: Ok(()),
+                    });
                 }
             }
         }
@@ -159,13 +232,22 @@ impl SimDriver {
                 m.disk.remove(p.file);
             }
             m.tick(|| format!("shard {shard} slot {} cannot be prepared", p.slot));
-            self.ready.push(Event::SegmentReady { token: p.token, result: Err(broken(kind)) });
+            self.ready.push(Event::SegmentReady {
+                token: p.token,
+                result: Err(broken(kind)),
+            });
             return;
         }
-        let step = p.steps.pop_front().expect("a preparation ends with its last step");
+        let step = p
+            .steps
+            .pop_front()
+            .expect("a preparation ends with its last step");
         match &step {
             Step::Zero(range) => {
-                let (from, to) = (range.start as usize, (range.start as usize + ZERO_CHUNK).min(range.end as usize));
+                let (from, to) = (
+                    range.start as usize,
+                    (range.start as usize + ZERO_CHUNK).min(range.end as usize),
+                );
                 let id = m.disk.start_write(p.file, from, vec![0; to - from]);
                 m.disk.finish_write(p.file, id, to - from, false);
                 if (to as u64) < range.end {
@@ -187,7 +269,10 @@ impl SimDriver {
                 self.files.push(p.file);
                 FileId(self.files.len() as u32 - 1)
             });
-            self.ready.push(Event::SegmentReady { token: p.token, result: Ok(file) });
+            self.ready.push(Event::SegmentReady {
+                token: p.token,
+                result: Ok(file),
+            });
             return;
         }
         p.fault = m.next_fault(shard, false);
@@ -214,14 +299,20 @@ impl SimDriver {
             };
             if count > 0 {
                 let data = m.wires[*socket as usize].to_server.drain(..count).collect();
-                self.ready.push(Event::Received { conn: ConnId(index as u64), data });
+                self.ready.push(Event::Received {
+                    conn: ConnId(index as u64),
+                    data,
+                });
             }
         }
     }
 
     fn finish_due(&mut self, m: &mut Machine) {
         let now_ns = m.now_ns;
-        let mut due: Vec<Pending> = self.pending.extract_if(.., |p| p.due_ns <= now_ns).collect();
+        let mut due: Vec<Pending> = self
+            .pending
+            .extract_if(.., |p| p.due_ns <= now_ns)
+            .collect();
         due.shuffle(&mut m.rng);
         for pending in due {
             if m.crashed {
@@ -260,7 +351,10 @@ impl Driver for SimDriver {
 
     fn now(&mut self) -> Now {
         let m = self.machine.borrow();
-        Now { monotonic_ns: m.now_ns, wall_us: m.wall_base_us + m.now_ns / 1000 }
+        Now {
+            monotonic_ns: m.now_ns,
+            wall_us: m.wall_base_us + m.now_ns / 1000,
+        }
     }
 
     fn adopt(&mut self, socket: u64) -> ConnId {
@@ -292,12 +386,17 @@ impl Driver for SimDriver {
     fn send(&mut self, conn: ConnId, data: Vec<u8>) {
         let shared = Rc::clone(&self.machine);
         let mut m = shared.borrow_mut();
-        let Some(socket) = self.conns[conn.0 as usize] else { return };
+        let Some(socket) = self.conns[conn.0 as usize] else {
+            return;
+        };
         if m.crashed {
             return;
         }
         let due_ns = m.now_ns + m.rng.random_range(1_000..100_000);
-        self.pending.push(Pending { due_ns, operation: Operation::Send { conn, socket, data } });
+        self.pending.push(Pending {
+            due_ns,
+            operation: Operation::Send { conn, socket, data },
+        });
     }
 
     fn close(&mut self, conn: ConnId) {
@@ -310,11 +409,25 @@ impl Driver for SimDriver {
         self.accepting = false;
     }
 
-    fn write_durable(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+    fn write_durable(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    ) {
         self.start_write(file, offset, &buffer[range], true, token);
     }
 
-    fn write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+    fn write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    ) {
         self.start_write(file, offset, &buffer[range], false, token);
     }
 
@@ -329,21 +442,48 @@ impl Driver for SimDriver {
         let ids = m.disk.finished_writes(file);
         let shard = self.shard;
         m.tick(|| format!("shard {shard} sync of file {file} starts"));
-        self.push(&mut m, Operation::Sync { file, ids, token, fault });
+        self.push(
+            &mut m,
+            Operation::Sync {
+                file,
+                ids,
+                token,
+                fault,
+            },
+        );
     }
 
     fn read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize, token: u64) {
-        assert!(len.is_multiple_of(PAGE_BYTES) && offset.is_multiple_of(PAGE_BYTES as u64), "reads are of whole blocks");
+        assert!(
+            len.is_multiple_of(PAGE_BYTES) && offset.is_multiple_of(PAGE_BYTES as u64),
+            "reads are of whole blocks"
+        );
         let shared = Rc::clone(&self.machine);
         let mut m = shared.borrow_mut();
         if m.crashed {
             return;
         }
         let file = self.files[file.0 as usize];
-        self.push(&mut m, Operation::Read { file, offset, buffer, len, token });
+        self.push(
+            &mut m,
+            Operation::Read {
+                file,
+                offset,
+                buffer,
+                len,
+                token,
+            },
+        );
     }
 
-    fn prepare_segment(&mut self, slot: u32, recycle: Option<FileId>, segment_bytes: u64, header: Vec<u8>, token: u64) {
+    fn prepare_segment(
+        &mut self,
+        slot: u32,
+        recycle: Option<FileId>,
+        segment_bytes: u64,
+        header: Vec<u8>,
+        token: u64,
+    ) {
         let shared = Rc::clone(&self.machine);
         let mut m = shared.borrow_mut();
         if m.crashed {
@@ -354,11 +494,24 @@ impl Driver for SimDriver {
             Some(id) => self.files[id.0 as usize],
             None => m.disk.open(shard, Role::Segment(slot)),
         };
-        m.tick(|| format!("shard {shard} slot {slot} preparation starts, recycled: {}", recycle.is_some()));
+        m.tick(|| {
+            format!(
+                "shard {shard} slot {slot} preparation starts, recycled: {}",
+                recycle.is_some()
+            )
+        });
         let steps = steps(recycle.is_some(), segment_bytes).into();
         let fault = m.next_fault(shard, false);
-        let preparation =
-            Preparation { file, slot, recycled: recycle, header, token, steps, syncing: Vec::new(), fault };
+        let preparation = Preparation {
+            file,
+            slot,
+            recycled: recycle,
+            header,
+            token,
+            steps,
+            syncing: Vec::new(),
+            fault,
+        };
         self.push(&mut m, Operation::Prepare(Box::new(preparation)));
     }
 
@@ -366,13 +519,21 @@ impl Driver for SimDriver {
         // Simulated shards never sleep for long: whose turn it is, the host decides.
     }
 
-    fn poll(&mut self, patience: Patience, events: &mut Vec<Event<u64, Vec<u8>>>) -> io::Result<()> {
+    fn poll(
+        &mut self,
+        patience: Patience,
+        events: &mut Vec<Event<u64, Vec<u8>>>,
+    ) -> io::Result<()> {
         let shared = Rc::clone(&self.machine);
         let mut m = shared.borrow_mut();
         if m.crashed {
             self.finish_due(&mut m);
             self.polls_dead += 1;
-            return if self.polls_dead > POLLS_AFTER_DEATH { Err(io::Error::other("the machine has crashed")) } else { Ok(()) };
+            return if self.polls_dead > POLLS_AFTER_DEATH {
+                Err(io::Error::other("the machine has crashed"))
+            } else {
+                Ok(())
+            };
         }
         m.now_ns += m.rng.random_range(500..20_000);
         self.receive(&mut m);

@@ -96,7 +96,10 @@ impl Host {
         Host {
             machine: Rc::new(RefCell::new(Machine::new(seed, config.shards))),
             config,
-            superblock: Superblock { epoch: 0, closed_durable_lsns: vec![0; config.shards] },
+            superblock: Superblock {
+                epoch: 0,
+                closed_durable_lsns: vec![0; config.shards],
+            },
             plan: plan.expect("half a gigabyte is enough for a small shard"),
             shards: Vec::new(),
         }
@@ -105,7 +108,11 @@ impl Host {
     /// The store as it lies on the disk, between two lives.
     pub fn snapshot(&self) -> Snapshot {
         assert!(self.shards.is_empty(), "only a store at rest can be copied");
-        Snapshot { config: self.config, superblock: self.superblock.clone(), disk: self.machine.borrow().disk.clone() }
+        Snapshot {
+            config: self.config,
+            superblock: self.superblock.clone(),
+            disk: self.machine.borrow().disk.clone(),
+        }
     }
 
     /// Another machine with a copy of that store.
@@ -119,7 +126,12 @@ impl Host {
     fn identity(&self, shard: usize) -> LogIdentity {
         let mut log = *b"simulated log 00";
         log[15] += shard as u8;
-        LogIdentity { store: STORE, log, number: shard as u32, timeline: 1 }
+        LogIdentity {
+            store: STORE,
+            log,
+            number: shard as u32,
+            timeline: 1,
+        }
     }
 
     fn shared(&self) -> Shared {
@@ -139,7 +151,11 @@ impl Host {
             .collect();
         Shared {
             store: "sim".into(),
-            topology: Topology { store: "sim".into(), map_epoch: 1, shards: routes },
+            topology: Topology {
+                store: "sim".into(),
+                map_epoch: 1,
+                shards: routes,
+            },
             logs: (0..shards as u32).collect(),
             timeline: 1,
             token: None,
@@ -157,13 +173,18 @@ impl Host {
         let shared = Arc::new(self.shared());
         let mut reports = Vec::new();
         let mut starting = Vec::new();
-        for (number, mailbox) in mailbox::mesh(self.config.shards, MAIL_CAPACITY).into_iter().enumerate() {
+        for (number, mailbox) in mailbox::mesh(self.config.shards, MAIL_CAPACITY)
+            .into_iter()
+            .enumerate()
+        {
             let mut open = Vec::new();
             let mut files = LogFiles::default();
             {
                 let mut m = self.machine.borrow_mut();
                 for (slot, file, bytes) in m.disk.segments(number) {
-                    files.segments.push((slot, FileId(open.len() as u32), bytes));
+                    files
+                        .segments
+                        .push((slot, FileId(open.len() as u32), bytes));
                     open.push(file);
                 }
                 for (which, id) in files.checkpoints.iter_mut().enumerate() {
@@ -182,7 +203,8 @@ impl Host {
             let parts = Parts {
                 shard: number,
                 plan: self.plan.clone(),
-                pool: BufferPool::new(self.plan.batch_buffers, self.plan.batch_bytes).expect("memory for batch buffers"),
+                pool: BufferPool::new(self.plan.batch_buffers, self.plan.batch_bytes)
+                    .expect("memory for batch buffers"),
                 shared: Arc::clone(&shared),
                 recover: recover.clone(),
                 digest_key: DIGEST_KEY,
@@ -190,7 +212,10 @@ impl Host {
                 checkpoint_log_bytes: self.config.checkpoint_log_bytes,
                 mailbox,
                 driver: SimDriver::new(Rc::clone(&self.machine), number, open),
-                pace: Pace { spin: Duration::ZERO, ..Pace::default() },
+                pace: Pace {
+                    spin: Duration::ZERO,
+                    ..Pace::default()
+                },
             };
             starting.push((assemble(parts).expect("memory for a shard"), files, recover));
         }
@@ -260,7 +285,12 @@ impl Host {
                 return Ok(false);
             }
             if done.iter().all(|d| *d) {
-                for (kept, durable) in self.superblock.closed_durable_lsns.iter_mut().zip(self.shards.iter().map(Shard::durable_lsn)) {
+                for (kept, durable) in self
+                    .superblock
+                    .closed_durable_lsns
+                    .iter_mut()
+                    .zip(self.shards.iter().map(Shard::durable_lsn))
+                {
                     *kept = durable.max(*kept);
                 }
                 return Ok(true);

@@ -36,8 +36,15 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn command(arguments: &Arguments, seed: u64) -> String {
-    let faults = if arguments.no_faults { " --no-faults" } else { "" };
-    format!("cargo run --release -p sim -- --seed {seed} --lives {} --requests {}{faults}", arguments.lives, arguments.requests)
+    let faults = if arguments.no_faults {
+        " --no-faults"
+    } else {
+        ""
+    };
+    format!(
+        "cargo run --release -p sim -- --seed {seed} --lives {} --requests {}{faults}",
+        arguments.lives, arguments.requests
+    )
 }
 
 fn main() -> ExitCode {
@@ -71,12 +78,24 @@ fn main() -> ExitCode {
                 for line in trace {
                     println!("{line}");
                 }
-                eprintln!("seed {seed} failed: {why}\nshow it again: {}", command(&arguments, seed));
+                eprintln!(
+                    "seed {seed} failed: {why}\nshow it again: {}",
+                    command(&arguments, seed)
+                );
                 return ExitCode::FAILURE;
             }
         }
     }
-    let Report { lives, crashes, crashes_in_recovery, faults, checkpoints, rolls, appends, records } = total;
+    let Report {
+        lives,
+        crashes,
+        crashes_in_recovery,
+        faults,
+        checkpoints,
+        rolls,
+        appends,
+        records,
+    } = total;
     println!(
         "{} runs in {:.1} s: {lives} lives, {crashes} crashes ({crashes_in_recovery} of them in a recovery), {faults} broken operations, \
          {checkpoints} recoveries from a checkpoint, {rolls} segment rolls, {appends} appends, {records} records at the end; every promise held",

@@ -75,20 +75,35 @@ pub enum Request {
 
 impl Request {
     /// All of them.
-    pub const ALL: [Request; 7] =
-        [Request::Put, Request::Unit, Request::Large, Request::Buffered, Request::Tombstone, Request::Producer, Request::Conditional];
+    pub const ALL: [Request; 7] = [
+        Request::Put,
+        Request::Unit,
+        Request::Large,
+        Request::Buffered,
+        Request::Tombstone,
+        Request::Producer,
+        Request::Conditional,
+    ];
 }
 
 /// A key that belongs to `shard` of `shards`.
 pub fn key_of(shards: usize, shard: usize, number: usize) -> Vec<u8> {
     (0..)
         .map(|salt| format!("key-{number}-{salt}").into_bytes())
-        .find(|key| shards == 1 || usize::from(slot::shard_of_slot(slot::slot_of(key), shards as u16)) == shard)
+        .find(|key| {
+            shards == 1
+                || usize::from(slot::shard_of_slot(slot::slot_of(key), shards as u16)) == shard
+        })
         .expect("every shard has keys")
 }
 
 fn put(key: Vec<u8>, number: usize, ordinal: usize, bytes: usize) -> Sent {
-    Sent { key, payload: payload(number, ordinal, bytes), tombstone: false, condition: Condition::None }
+    Sent {
+        key,
+        payload: payload(number, ordinal, bytes),
+        tombstone: false,
+        condition: Condition::None,
+    }
 }
 
 /// Send one request on the first lane.
@@ -99,21 +114,33 @@ pub fn send(session: &mut Session, request: Request) {
     match request {
         Request::Put => session.append(0, 0, Durability::Durable, None, one(20)),
         Request::Unit => {
-            let records = (0..3).map(|i| put(key_of(1, 0, i), number, i, 1500)).collect();
+            let records = (0..3)
+                .map(|i| put(key_of(1, 0, i), number, i, 1500))
+                .collect();
             session.append(0, 0, Durability::Durable, None, records)
         }
         Request::Large => {
-            let records = (0..20).map(|i| put(key_of(1, 0, i % 4), number, i, 4096)).collect();
+            let records = (0..20)
+                .map(|i| put(key_of(1, 0, i % 4), number, i, 4096))
+                .collect();
             session.append(0, 0, Durability::Durable, None, records)
         }
         Request::Buffered => session.append(0, 0, Durability::Buffered, None, one(30)),
         Request::Tombstone => {
-            let sent = Sent { key, payload: Vec::new(), tombstone: true, condition: Condition::None };
+            let sent = Sent {
+                key,
+                payload: Vec::new(),
+                tombstone: true,
+                condition: Condition::None,
+            };
             session.append(0, 0, Durability::Durable, None, vec![sent])
         }
         Request::Producer => session.append(0, 0, Durability::Durable, Some(0), one(25)),
         Request::Conditional => {
-            let sent = Sent { condition: Condition::New, ..put(key, number, 0, 40) };
+            let sent = Sent {
+                condition: Condition::New,
+                ..put(key, number, 0, 40)
+            };
             session.append(0, 0, Durability::Durable, None, vec![sent])
         }
     };
@@ -125,7 +152,9 @@ pub fn send(session: &mut Session, request: Request) {
 /// A promise that was broken already.
 pub fn fresh(config: StoreConfig) -> Result<Snapshot, Broken> {
     let mut session = Session::new(Host::new(1, config), 1, 1);
-    let Fate::Alive(()) = session.open()? else { return Err("crashed without being asked".into()) };
+    let Fate::Alive(()) = session.open()? else {
+        return Err("crashed without being asked".into());
+    };
     for _ in 0..200 {
         session.turn()?;
     }
@@ -138,8 +167,19 @@ pub fn fresh(config: StoreConfig) -> Result<Snapshot, Broken> {
 ///
 /// # Errors
 /// The promise that is broken.
-pub fn crash_behind(store: &Snapshot, requests: &[Request], pipelined: bool, k: u64, mode: CrashMode, mutant: Mutant) -> Result<bool, Failure> {
-    let mut session = Session::new(Host::from_snapshot(k * 31 + requests.len() as u64, store), 1, 1);
+pub fn crash_behind(
+    store: &Snapshot,
+    requests: &[Request],
+    pipelined: bool,
+    k: u64,
+    mode: CrashMode,
+    mutant: Mutant,
+) -> Result<bool, Failure> {
+    let mut session = Session::new(
+        Host::from_snapshot(k * 31 + requests.len() as u64, store),
+        1,
+        1,
+    );
     session.lie(mutant);
     let mut run = || -> Result<bool, Broken> {
         session.open()?;
@@ -157,7 +197,10 @@ pub fn crash_behind(store: &Snapshot, requests: &[Request], pipelined: bool, k: 
         Ok(ended)
     };
     let result = run();
-    result.map_err(|why| Failure { why, trace: std::mem::take(&mut session.host.machine.borrow_mut().trace) })
+    result.map_err(|why| Failure {
+        why,
+        trace: std::mem::take(&mut session.host.machine.borrow_mut().trace),
+    })
 }
 
 /// A store at rest that holds `requests`, all acked, and the clients that remember them. Closed cleanly, or killed
@@ -165,7 +208,11 @@ pub fn crash_behind(store: &Snapshot, requests: &[Request], pipelined: bool, k: 
 ///
 /// # Errors
 /// A promise that was broken already.
-pub fn filled(config: StoreConfig, requests: &[Request], close: bool) -> Result<(Snapshot, Session), Broken> {
+pub fn filled(
+    config: StoreConfig,
+    requests: &[Request],
+    close: bool,
+) -> Result<(Snapshot, Session), Broken> {
     let mut session = Session::new(Host::from_snapshot(2, &fresh(config)?), 1, 1);
     session.open()?;
     small_workload(&mut session, requests, false)?;
@@ -182,14 +229,22 @@ pub fn filled(config: StoreConfig, requests: &[Request], close: bool) -> Result<
 ///
 /// # Errors
 /// The promise that is broken.
-pub fn fail_operation(store: &Snapshot, requests: &[Request], operation: u64, kind: FaultKind) -> Result<Option<bool>, Failure> {
+pub fn fail_operation(
+    store: &Snapshot,
+    requests: &[Request],
+    operation: u64,
+    kind: FaultKind,
+) -> Result<Option<bool>, Failure> {
     let mut session = Session::new(Host::from_snapshot(operation, store), 1, 1);
     session.host.machine.borrow_mut().keep_trace();
     let mut run = || -> Result<Option<bool>, Broken> {
         session.open()?;
         {
             let mut m = session.host.machine.borrow_mut();
-            m.fault = Some(Fault { operation: m.operations + operation, kind });
+            m.fault = Some(Fault {
+                operation: m.operations + operation,
+                kind,
+            });
         }
         // One acked record to read while nothing can be written.
         send(&mut session, Request::Unit);
@@ -201,15 +256,23 @@ pub fn fail_operation(store: &Snapshot, requests: &[Request], operation: u64, ki
         for _ in 0..200 {
             session.turn()?;
         }
-        let Some((_, log_write)) = session.host.machine.borrow().fault_hit else { return Ok(None) };
+        let Some((_, log_write)) = session.host.machine.borrow().fault_hit else {
+            return Ok(None);
+        };
         if log_write {
             // Another connection: those that waited for the log were closed.
             session.reconnect();
             send(&mut session, Request::Put);
             let refused = session.oracle.appends.len() - 1;
             session.settle()?;
-            if !matches!(session.oracle.appends[refused].outcome, Outcome::Refused(Code::Unavailable)) {
-                return Err(format!("behind a failed write an append got {:?}", session.oracle.appends[refused].outcome));
+            if !matches!(
+                session.oracle.appends[refused].outcome,
+                Outcome::Refused(Code::Unavailable)
+            ) {
+                return Err(format!(
+                    "behind a failed write an append got {:?}",
+                    session.oracle.appends[refused].outcome
+                ));
             }
             session.reads_go_on()?;
         }
@@ -219,7 +282,10 @@ pub fn fail_operation(store: &Snapshot, requests: &[Request], operation: u64, ki
         Ok(Some(log_write))
     };
     let result = run();
-    result.map_err(|why| Failure { why, trace: std::mem::take(&mut session.host.machine.borrow_mut().trace) })
+    result.map_err(|why| Failure {
+        why,
+        trace: std::mem::take(&mut session.host.machine.borrow_mut().trace),
+    })
 }
 
 /// Start a store (`None`: an empty disk) once for each of `ticks`, crash behind that disk tick; then start for good, use it
@@ -227,8 +293,17 @@ pub fn fail_operation(store: &Snapshot, requests: &[Request], operation: u64, ki
 ///
 /// # Errors
 /// The promise that is broken.
-pub fn crash_at_start(store: Option<&Snapshot>, config: StoreConfig, seed: u64, ticks: &[u64], mode: CrashMode) -> Result<bool, Broken> {
-    let host = store.map_or_else(|| Host::new(seed, config), |store| Host::from_snapshot(seed, store));
+pub fn crash_at_start(
+    store: Option<&Snapshot>,
+    config: StoreConfig,
+    seed: u64,
+    ticks: &[u64],
+    mode: CrashMode,
+) -> Result<bool, Broken> {
+    let host = store.map_or_else(
+        || Host::new(seed, config),
+        |store| Host::from_snapshot(seed, store),
+    );
     let mut session = Session::new(host, 1, 1);
     let mut through = false;
     for tick in ticks {
@@ -241,7 +316,14 @@ pub fn crash_at_start(store: Option<&Snapshot>, config: StoreConfig, seed: u64, 
         session.crash(mode)?;
     }
     session.open()?;
-    for request in [Request::Large, Request::Put, Request::Large, Request::Large, Request::Large, Request::Large] {
+    for request in [
+        Request::Large,
+        Request::Put,
+        Request::Large,
+        Request::Large,
+        Request::Large,
+        Request::Large,
+    ] {
         send(&mut session, request);
         session.settle()?;
     }
@@ -257,12 +339,21 @@ pub fn crash_at_start(store: Option<&Snapshot>, config: StoreConfig, seed: u64, 
 fn judge(session: &mut Session) -> Result<Vec<Vec<crate::client::Seen>>, Broken> {
     session.open()?;
     session.verify(7)?;
-    let Fate::Alive(dump) = session.dump(1000)? else { return Err("crashed without being asked".into()) };
+    let Fate::Alive(dump) = session.dump(1000)? else {
+        return Err("crashed without being asked".into());
+    };
     session.crash(CrashMode::DropAll)?;
-    Ok(dump.into_iter().map(|log| log.into_values().collect()).collect())
+    Ok(dump
+        .into_iter()
+        .map(|log| log.into_values().collect())
+        .collect())
 }
 
-fn small_workload(session: &mut Session, requests: &[Request], pipelined: bool) -> Result<Fate<()>, Broken> {
+fn small_workload(
+    session: &mut Session,
+    requests: &[Request],
+    pipelined: bool,
+) -> Result<Fate<()>, Broken> {
     for request in requests {
         send(session, *request);
         if !pipelined {
@@ -294,7 +385,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { lives: 6, requests: 60, faults: true, mutant: Mutant::None, trace: false }
+        Options {
+            lives: 6,
+            requests: 60,
+            faults: true,
+            mutant: Mutant::None,
+            trace: false,
+        }
     }
 }
 
@@ -317,7 +414,11 @@ pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
         shards: if rng.random_bool(0.3) { 2 } else { 1 },
         segment_bytes: [128, 192, 256, 512][rng.random_range(0..4)] * 1024,
         payload_bytes_max: 4096,
-        checkpoint_log_bytes: if rng.random_bool(0.5) { rng.random_range(8..256) * 1024 } else { 1 << 40 },
+        checkpoint_log_bytes: if rng.random_bool(0.5) {
+            rng.random_range(8..256) * 1024
+        } else {
+            1 << 40
+        },
         segments_ahead: rng.random_range(1..=2),
     };
     let lanes = rng.random_range(1..=4);
@@ -326,9 +427,20 @@ pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
     if options.trace {
         session.host.machine.borrow_mut().keep_trace();
     }
-    session.host.machine.borrow_mut().note(|| format!("{config:?}, {lanes} lanes, {streams} streams"));
+    session
+        .host
+        .machine
+        .borrow_mut()
+        .note(|| format!("{config:?}, {lanes} lanes, {streams} streams"));
     let keys = rng.random_range(1..=12);
-    let mut run = Run { session, rng, options, streams, keys, report: Report::default() };
+    let mut run = Run {
+        session,
+        rng,
+        options,
+        streams,
+        keys,
+        report: Report::default(),
+    };
     run.session.lie(options.mutant);
     let result = run.lives();
     let trace = std::mem::take(&mut run.session.host.machine.borrow_mut().trace);
@@ -336,7 +448,9 @@ pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
     run.report.rolls = run.session.host.rolls();
     run.report.appends = run.session.oracle.appends.len() as u64;
     run.report.records = run.session.oracle.records() as u64;
-    result.map(|()| run.report).map_err(|why| Failure { why, trace })
+    result
+        .map(|()| run.report)
+        .map_err(|why| Failure { why, trace })
 }
 
 impl Run {
@@ -380,8 +494,12 @@ impl Run {
             let at = m.ticks + self.rng.random_range(1..500);
             m.crash_at = self.rng.random_bool(0.7).then_some(at);
             if self.options.faults && self.rng.random_bool(0.3) {
-                let kind = [FaultKind::Error, FaultKind::Full, FaultKind::Short][self.rng.random_range(0..3)];
-                m.fault = Some(Fault { operation: m.operations + self.rng.random_range(1..60), kind });
+                let kind = [FaultKind::Error, FaultKind::Full, FaultKind::Short]
+                    [self.rng.random_range(0..3)];
+                m.fault = Some(Fault {
+                    operation: m.operations + self.rng.random_range(1..60),
+                    kind,
+                });
             }
         }
         for _ in 0..self.rng.random_range(1..=self.options.requests) {
@@ -413,56 +531,109 @@ impl Run {
     }
 
     fn key(&mut self, shard: usize) -> Vec<u8> {
-        key_of(self.session.host.config.shards, shard, self.rng.random_range(0..self.keys))
+        key_of(
+            self.session.host.config.shards,
+            shard,
+            self.rng.random_range(0..self.keys),
+        )
     }
 
     fn request(&mut self) {
         let shards = self.session.host.config.shards;
-        let lane = self.rng.random_range(0..self.session.lanes.as_ref().map_or(1, crate::client::Lanes::count));
+        let lane = self.rng.random_range(
+            0..self
+                .session
+                .lanes
+                .as_ref()
+                .map_or(1, crate::client::Lanes::count),
+        );
         let stream = self.rng.random_range(0..self.streams);
         let shard = self.rng.random_range(0..shards);
         let key = self.key(shard);
         let at_least = self.session.oracle.at_least(stream, &key);
         let number = self.session.oracle.appends.len();
-        let durability = if self.rng.random_bool(0.25) { Durability::Buffered } else { Durability::Durable };
-        let bytes = if self.rng.random_bool(0.2) { self.rng.random_range(1000..4096) } else { self.rng.random_range(0..200) };
+        let durability = if self.rng.random_bool(0.25) {
+            Durability::Buffered
+        } else {
+            Durability::Durable
+        };
+        let bytes = if self.rng.random_bool(0.2) {
+            self.rng.random_range(1000..4096)
+        } else {
+            self.rng.random_range(0..200)
+        };
         match self.rng.random_range(0..20) {
             0..5 => {
-                self.session.append(lane, stream, durability, None, vec![put(key, number, 0, bytes)]);
+                self.session.append(
+                    lane,
+                    stream,
+                    durability,
+                    None,
+                    vec![put(key, number, 0, bytes)],
+                );
             }
             5..9 => {
                 // Over both shards, where there are two.
-                let count = if self.rng.random_bool(0.15) { 24 } else { self.rng.random_range(2..8) };
+                let count = if self.rng.random_bool(0.15) {
+                    24
+                } else {
+                    self.rng.random_range(2..8)
+                };
                 let mut records = Vec::new();
                 for ordinal in 0..count {
                     let shard = self.rng.random_range(0..shards);
-                    records.push(put(self.key(shard), number, ordinal, if count == 24 { 4000 } else { bytes }));
+                    records.push(put(
+                        self.key(shard),
+                        number,
+                        ordinal,
+                        if count == 24 { 4000 } else { bytes },
+                    ));
                 }
                 self.session.append(lane, stream, durability, None, records);
             }
             9..11 => {
-                let sent = Sent { key, payload: Vec::new(), tombstone: true, condition: Condition::None };
-                self.session.append(lane, stream, durability, None, vec![sent]);
+                let sent = Sent {
+                    key,
+                    payload: Vec::new(),
+                    tombstone: true,
+                    condition: Condition::None,
+                };
+                self.session
+                    .append(lane, stream, durability, None, vec![sent]);
             }
             11..13 => {
-                let condition = if self.rng.random_bool(0.5) || at_least == 0 { Condition::New } else { Condition::Version(at_least) };
-                let sent = Sent { condition, ..put(key, number, 0, bytes) };
-                self.session.append(lane, stream, durability, None, vec![sent]);
+                let condition = if self.rng.random_bool(0.5) || at_least == 0 {
+                    Condition::New
+                } else {
+                    Condition::Version(at_least)
+                };
+                let sent = Sent {
+                    condition,
+                    ..put(key, number, 0, bytes)
+                };
+                self.session
+                    .append(lane, stream, durability, None, vec![sent]);
             }
             13..16 => {
                 let count = self.rng.random_range(1..6);
-                let records = (0..count).map(|ordinal| put(self.key(shard), number, ordinal, bytes)).collect();
-                self.session.append(lane, stream, durability, Some(shard), records);
+                let records = (0..count)
+                    .map(|ordinal| put(self.key(shard), number, ordinal, bytes))
+                    .collect();
+                self.session
+                    .append(lane, stream, durability, Some(shard), records);
             }
             16..18 => {
-                self.session.ask(|lanes, m| lanes.get(m, lane, stream, &key, at_least));
+                self.session
+                    .ask(|lanes, m| lanes.get(m, lane, stream, &key, at_least));
             }
             18 => {
-                self.session.ask(|lanes, m| lanes.history(m, lane, stream, &key, at_least));
+                self.session
+                    .ask(|lanes, m| lanes.history(m, lane, stream, &key, at_least));
             }
             _ => {
                 let limit = self.rng.random_range(1..50);
-                self.session.ask(|lanes, m| lanes.scan(m, lane, stream, &[], limit));
+                self.session
+                    .ask(|lanes, m| lanes.scan(m, lane, stream, &[], limit));
             }
         }
     }

@@ -59,7 +59,17 @@ impl Session {
     /// Clients of `lanes` connections using `streams` streams.
     pub fn new(host: Host, lanes: usize, streams: usize) -> Session {
         let oracle = Oracle::new(host.config.shards);
-        Session { host, oracle, lanes: None, lanes_count: lanes, streams, life: 0, checkpoints: 0, sequences: BTreeMap::new(), failed_from: None }
+        Session {
+            host,
+            oracle,
+            lanes: None,
+            lanes_count: lanes,
+            streams,
+            life: 0,
+            checkpoints: 0,
+            sequences: BTreeMap::new(),
+            failed_from: None,
+        }
     }
 
     /// Begin a life and connect.
@@ -71,9 +81,14 @@ impl Session {
         self.failed_from = None;
         match self.host.open() {
             Opened::Ready(reports) => {
-                self.checkpoints += reports.iter().filter(|r| r.checkpoint_bytes > 0).count() as u64;
+                self.checkpoints +=
+                    reports.iter().filter(|r| r.checkpoint_bytes > 0).count() as u64;
                 let mut m = self.host.machine.borrow_mut();
-                self.lanes = Some(Lanes::connect(&mut m, self.lanes_count, self.host.config.shards));
+                self.lanes = Some(Lanes::connect(
+                    &mut m,
+                    self.lanes_count,
+                    self.host.config.shards,
+                ));
                 Ok(Fate::Alive(()))
             }
             Opened::Crashed => Ok(Fate::Crashed),
@@ -106,7 +121,9 @@ impl Session {
     }
 
     fn hear(&mut self) -> Result<Vec<Heard>, Broken> {
-        let Some(lanes) = &mut self.lanes else { return Ok(Vec::new()) };
+        let Some(lanes) = &mut self.lanes else {
+            return Ok(Vec::new());
+        };
         let (heard, hit) = {
             let mut m = self.host.machine.borrow_mut();
             let heard = lanes.hear(&mut m)?;
@@ -117,12 +134,21 @@ impl Session {
         };
         for one in &heard {
             self.oracle.heard(one)?;
-            if let (About::Append(number), Said::Appended(Outcome::Acked { durability: Durability::Durable, parts, .. }), Some((shard, from))) =
-                (&one.about, &one.said, self.failed_from)
+            if let (
+                About::Append(number),
+                Said::Appended(Outcome::Acked {
+                    durability: Durability::Durable,
+                    parts,
+                    ..
+                }),
+                Some((shard, from)),
+            ) = (&one.about, &one.said, self.failed_from)
                 && *number >= from
                 && parts.iter().any(|p| p.0 as usize == shard)
             {
-                return Err(format!("append {number} was acked by shard {shard} after a write of its log had failed"));
+                return Err(format!(
+                    "append {number} was acked by shard {shard} after a write of its log had failed"
+                ));
             }
         }
         if self.failed_from.is_none()
@@ -145,13 +171,32 @@ impl Session {
     }
 
     /// Send a new append; its number. With `producer` it is one of its lane's and shard's sequence.
-    pub fn append(&mut self, lane: usize, stream: usize, durability: Durability, producer: Option<usize>, records: Vec<Sent>) -> usize {
+    pub fn append(
+        &mut self,
+        lane: usize,
+        stream: usize,
+        durability: Durability,
+        producer: Option<usize>,
+        records: Vec<Sent>,
+    ) -> usize {
         let producer = producer.map(|shard| {
             let sequence = self.sequences.entry((lane, shard)).or_insert(0);
             *sequence += 1;
-            Producer { id: (lane as u128) << 64 | shard as u128 | 7 << 32, sequence: *sequence }
+            Producer {
+                id: (lane as u128) << 64 | shard as u128 | 7 << 32,
+                sequence: *sequence,
+            }
         });
-        let append = Append { lane, stream, durability, producer, records, outcome: Outcome::Unknown, life: self.life, attempts: 1 };
+        let append = Append {
+            lane,
+            stream,
+            durability,
+            producer,
+            records,
+            outcome: Outcome::Unknown,
+            life: self.life,
+            attempts: 1,
+        };
         let number = self.oracle.sent(append);
         self.put(number);
         number
@@ -203,14 +248,33 @@ impl Session {
             alive!(self.turn()?);
         }
         let m = self.host.machine.borrow();
-        let wires: Vec<_> = m.wires.iter().map(|w| (w.served, w.to_server.len(), w.inbox.len(), w.paused, w.closed)).collect();
-        Err(format!("{} requests are not answered; connections (served by, unread, unheard, paused, closed): {wires:?}", self.lanes.as_ref().map_or(0, Lanes::waiting)))
+        let wires: Vec<_> = m
+            .wires
+            .iter()
+            .map(|w| {
+                (
+                    w.served,
+                    w.to_server.len(),
+                    w.inbox.len(),
+                    w.paused,
+                    w.closed,
+                )
+            })
+            .collect();
+        Err(format!(
+            "{} requests are not answered; connections (served by, unread, unheard, paused, closed): {wires:?}",
+            self.lanes.as_ref().map_or(0, Lanes::waiting)
+        ))
     }
 
     /// New connections in place of those that were closed; what waited there is never answered.
     pub fn reconnect(&mut self) {
         let mut m = self.host.machine.borrow_mut();
-        self.lanes = Some(Lanes::connect(&mut m, self.lanes_count, self.host.config.shards));
+        self.lanes = Some(Lanes::connect(
+            &mut m,
+            self.lanes_count,
+            self.host.config.shards,
+        ));
     }
 
     /// Read every key that was acked durably, in a life in which a log write has failed: what was durable before is served.
@@ -221,8 +285,16 @@ impl Session {
         for (stream, key) in self.oracle.acked_keys() {
             let id = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, 0));
             match alive!(self.answer(id)?) {
-                Said::Records { .. } | Said::Refused { code: wire::Code::Unavailable, .. } => {}
-                other => return Err(format!("behind a failed write a history was answered {other:?}")),
+                Said::Records { .. }
+                | Said::Refused {
+                    code: wire::Code::Unavailable,
+                    ..
+                } => {}
+                other => {
+                    return Err(format!(
+                        "behind a failed write a history was answered {other:?}"
+                    ));
+                }
             }
         }
         // A scan shows what is durable and nothing else: it never has to wait.
@@ -233,7 +305,11 @@ impl Session {
     /// A shard whose log has failed closes the connections that wait for it.
     fn is_cut_off(&self) -> bool {
         let m = self.host.machine.borrow();
-        self.failed_from.is_some() && self.lanes.as_ref().is_some_and(|lanes| lanes.any_closed(&m))
+        self.failed_from.is_some()
+            && self
+                .lanes
+                .as_ref()
+                .is_some_and(|lanes| lanes.any_closed(&m))
     }
 
     /// Everything the store shows, stream by stream, by log and lsn.
@@ -249,7 +325,10 @@ impl Session {
                 let id = self.ask(|lanes, m| lanes.scan(m, lane, stream, &cursor, page));
                 match alive!(self.answer(id)?) {
                     Said::Records { records, .. } if records.is_empty() => break,
-                    Said::Records { records, cursor: next } => {
+                    Said::Records {
+                        records,
+                        cursor: next,
+                    } => {
                         for seen in records {
                             if let Some(twice) = dump[seen.log as usize].insert(seen.lsn, seen) {
                                 return Err(format!("a scan shows {twice:?} twice"));
@@ -291,13 +370,25 @@ impl Session {
                 }
             }
             match &answers[0] {
-                Some(Said::Refused { code: wire::Code::NotFound, .. }) if newest.tombstone => {}
-                Some(Said::Records { records, .. }) if *records == [newest.clone()] && !newest.tombstone => {}
-                other => return Err(format!("get was answered {other:?}; the scan shows {newest:?}")),
+                Some(Said::Refused {
+                    code: wire::Code::NotFound,
+                    ..
+                }) if newest.tombstone => {}
+                Some(Said::Records { records, .. })
+                    if *records == [newest.clone()] && !newest.tombstone => {}
+                other => {
+                    return Err(format!(
+                        "get was answered {other:?}; the scan shows {newest:?}"
+                    ));
+                }
             }
             match &answers[1] {
                 Some(Said::Records { records, .. }) if *records == expected => {}
-                other => return Err(format!("history was answered {other:?}; the scan shows {expected:?}")),
+                other => {
+                    return Err(format!(
+                        "history was answered {other:?}; the scan shows {expected:?}"
+                    ));
+                }
             }
         }
         Ok(Fate::Alive(()))

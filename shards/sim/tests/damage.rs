@@ -3,9 +3,16 @@
 use sim::disk::{CrashMode, Role};
 use sim::host::{Host, Opened, Snapshot};
 use sim::scenario::{Request, SMALL, filled};
-use sim::session::{Fate, Session};
+use sim::session::Fate;
 
-const REQUESTS: [Request; 6] = [Request::Put, Request::Unit, Request::Tombstone, Request::Producer, Request::Unit, Request::Put];
+const REQUESTS: [Request; 6] = [
+    Request::Put,
+    Request::Unit,
+    Request::Tombstone,
+    Request::Producer,
+    Request::Unit,
+    Request::Put,
+];
 
 fn opened(store: &Snapshot, seed: u64, damage: impl Fn(&mut Host)) -> (Opened, Host) {
     let mut host = Host::from_snapshot(seed, store);
@@ -16,14 +23,18 @@ fn opened(store: &Snapshot, seed: u64, damage: impl Fn(&mut Host)) -> (Opened, H
 fn flip(host: &mut Host, offset: usize, bit: u8) {
     let mut m = host.machine.borrow_mut();
     let file = m.disk.find(0, Role::Segment(0)).expect("the first segment");
-    m.disk.image_mut(file).change(offset, |byte| *byte ^= 1 << bit);
+    m.disk
+        .image_mut(file)
+        .change(offset, |byte| *byte ^= 1 << bit);
 }
 
 /// One bit of the first page of each checkpoint that there is.
 fn spoil_checkpoints(host: &mut Host) {
     let mut m = host.machine.borrow_mut();
     for which in 0..2 {
-        let Some(file) = m.disk.find(0, Role::Checkpoint(which)) else { continue };
+        let Some(file) = m.disk.find(0, Role::Checkpoint(which)) else {
+            continue;
+        };
         let mut image = m.disk.image_mut(file);
         if !image.bytes().is_empty() {
             image.change(4096 + 100, |byte| *byte ^= 1);
@@ -37,7 +48,8 @@ fn batches(store: &Snapshot) -> Vec<(usize, usize, u32)> {
     let mut m = host.machine.borrow_mut();
     let file = m.disk.find(0, Role::Segment(0)).expect("the first segment");
     let image = m.disk.image_mut(file);
-    let word = |at: usize| u32::from_le_bytes(image.bytes()[at..at + 4].try_into().expect("four bytes"));
+    let word =
+        |at: usize| u32::from_le_bytes(image.bytes()[at..at + 4].try_into().expect("four bytes"));
     let (mut at, mut found) = (4096, Vec::new());
     while image.bytes()[at..at + 8] == *b"pinBATCH" {
         found.push((at, word(at + 36) as usize, word(at + 64 + 48)));
@@ -53,7 +65,10 @@ fn a_flipped_bit_in_an_acked_batch_stops_the_shard_with_file_offset_and_lsn() {
     for close in [true, false] {
         let (store, _) = filled(SMALL, &REQUESTS, close).unwrap();
         let batches = batches(&store);
-        let acked: Vec<_> = batches.iter().filter(|(_, _, records)| *records > 0).collect();
+        let acked: Vec<_> = batches
+            .iter()
+            .filter(|(_, _, records)| *records > 0)
+            .collect();
         assert!(acked.len() >= REQUESTS.len(), "{batches:?}");
         for (batch, ..) in acked {
             for offset in [0, 9, 40, 57, 64, 80, 100, 130, 185, 192, 200, 230, 260] {
@@ -63,10 +78,14 @@ fn a_flipped_bit_in_an_acked_batch_stops_the_shard_with_file_offset_and_lsn() {
                 });
                 match opened {
                     Opened::Stopped(why) => {
-                        let names = why.contains("segment-00000000.seg") && why.contains(&format!("offset {batch}")) && why.contains("lsn");
+                        let names = why.contains("segment-00000000.seg")
+                            && why.contains(&format!("offset {batch}"))
+                            && why.contains("lsn");
                         assert!(names, "batch at {batch}, byte {offset}: {why}");
                     }
-                    other => panic!("a flipped bit in byte {offset} of the batch at {batch} (closed: {close}) was not noticed: {other:?}"),
+                    other => panic!(
+                        "a flipped bit in byte {offset} of the batch at {batch} (closed: {close}) was not noticed: {other:?}"
+                    ),
                 }
             }
         }
@@ -82,7 +101,11 @@ fn a_rotten_checkpoint_is_not_used_and_nothing_is_missing() {
     assert_eq!(session.open().unwrap(), Fate::Alive(()));
     assert_eq!(session.checkpoints, before, "its pages do not verify");
     assert_eq!(session.verify(10).unwrap(), Fate::Alive(()));
-    assert_eq!(session.repeat().unwrap(), Fate::Alive(()), "the retry windows come from the log then");
+    assert_eq!(
+        session.repeat().unwrap(),
+        Fate::Alive(()),
+        "the retry windows come from the log then"
+    );
 }
 
 #[test]
@@ -108,14 +131,19 @@ fn bits_that_rot_while_the_shard_runs_are_found_by_the_read_and_not_served() {
         }
     }
     let why = session.verify(100).unwrap_err();
-    assert!(why.contains("damaged"), "a damaged record must be refused, not served: {why}");
+    assert!(
+        why.contains("damaged"),
+        "a damaged record must be refused, not served: {why}"
+    );
 }
 
 #[test]
 fn a_torn_tail_is_cut_and_what_was_acked_before_it_is_there() {
     let (store, mut session) = filled(SMALL, &REQUESTS, false).unwrap();
     session.host = Host::from_snapshot(5, &store);
-    let tail = batches(&store).last().map_or(4096, |(at, bytes, _)| at + bytes);
+    let tail = batches(&store)
+        .last()
+        .map_or(4096, |(at, bytes, _)| at + bytes);
     {
         let mut m = session.host.machine.borrow_mut();
         let file = m.disk.find(0, Role::Segment(0)).expect("the first segment");

@@ -28,9 +28,21 @@ fn run(seeds: std::ops::Range<u64>, options: Options) -> Report {
 
 #[test]
 fn what_was_promised_holds_through_crashes_of_the_machine() {
-    let total = run(0..300, Options { faults: false, ..Options::default() });
-    assert!(total.crashes > 500 && total.crashes_in_recovery > 30, "{total:?}");
-    assert!(total.checkpoints > 30 && total.rolls > 100, "checkpoints and rolls are among what is crashed: {total:?}");
+    let total = run(
+        0..300,
+        Options {
+            faults: false,
+            ..Options::default()
+        },
+    );
+    assert!(
+        total.crashes > 500 && total.crashes_in_recovery > 30,
+        "{total:?}"
+    );
+    assert!(
+        total.checkpoints > 30 && total.rolls > 100,
+        "checkpoints and rolls are among what is crashed: {total:?}"
+    );
 }
 
 #[test]
@@ -41,5 +53,12 @@ fn what_was_promised_holds_with_broken_disk_operations_too() {
 
 #[test]
 fn long_lives_with_many_requests_keep_what_was_promised() {
-    run(2000..2020, Options { lives: 4, requests: 400, ..Options::default() });
+    run(
+        2000..2020,
+        Options {
+            lives: 4,
+            requests: 400,
+            ..Options::default()
+        },
+    );
 }

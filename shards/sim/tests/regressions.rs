@@ -13,7 +13,18 @@ fn a_crash_behind_every_operation_of_the_first_start_leaves_a_store_that_starts(
     for mode in CrashMode::ALL {
         for seed in 0..12 {
             let mut k = 1;
-            while !crash_at_start(None, StoreConfig { segments_ahead: 2, ..SMALL }, seed, &[k], mode).unwrap() {
+            while !crash_at_start(
+                None,
+                StoreConfig {
+                    segments_ahead: 2,
+                    ..SMALL
+                },
+                seed,
+                &[k],
+                mode,
+            )
+            .unwrap()
+            {
                 k += 1;
             }
         }
@@ -24,12 +35,22 @@ fn a_crash_behind_every_operation_of_the_first_start_leaves_a_store_that_starts(
 /// left two files with the same number: damage, as it looked.
 #[test]
 fn crashes_behind_any_two_operations_of_two_restarts_leave_no_two_files_with_one_number() {
-    let config = StoreConfig { segments_ahead: 2, ..SMALL };
+    let config = StoreConfig {
+        segments_ahead: 2,
+        ..SMALL
+    };
     let (store, _) = filled(config, &[Request::Put, Request::Unit], false).unwrap();
     for mode in [CrashMode::DropAll, CrashMode::KeepAll, CrashMode::Torn] {
         for first in 8..40 {
             for second in [10, 14, 18, 22, 26] {
-                crash_at_start(Some(&store), config, first * 100 + second, &[first, second], mode).unwrap();
+                crash_at_start(
+                    Some(&store),
+                    config,
+                    first * 100 + second,
+                    &[first, second],
+                    mode,
+                )
+                .unwrap();
             }
         }
     }
@@ -45,7 +66,12 @@ fn a_read_for_another_shard_is_answered_though_its_commit_came_before_the_device
         let put = |session: &mut Session| {
             let number = session.oracle.appends.len();
             let payload = sim::oracle::payload(number, 0, 5000 / 2);
-            let sent = sim::client::Sent { key: key.clone(), payload, tombstone: false, condition: Condition::None };
+            let sent = sim::client::Sent {
+                key: key.clone(),
+                payload,
+                tombstone: false,
+                condition: Condition::None,
+            };
             session.append(1, 0, Durability::Durable, None, vec![sent]);
         };
         assert_eq!(session.open().unwrap(), Fate::Alive(()));
@@ -57,7 +83,9 @@ fn a_read_for_another_shard_is_answered_though_its_commit_came_before_the_device
         put(&mut session);
         session.turn().unwrap();
         session.ask(|lanes, m| lanes.history(m, 0, 0, &key, 1));
-        session.settle().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        session
+            .settle()
+            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
 }
 
@@ -65,7 +93,10 @@ fn a_read_for_another_shard_is_answered_though_its_commit_came_before_the_device
 /// a scan took the cut batch for a part of the log.
 #[test]
 fn a_batch_that_was_cut_off_near_the_end_of_a_segment_is_not_scanned() {
-    let config = StoreConfig { segment_bytes: 128 * 1024, ..SMALL };
+    let config = StoreConfig {
+        segment_bytes: 128 * 1024,
+        ..SMALL
+    };
     let (store, _) = filled(config, &[], false).unwrap();
     let mut cut = 0;
     for seed in 0..150 {
@@ -89,7 +120,9 @@ fn a_batch_that_was_cut_off_near_the_end_of_a_segment_is_not_scanned() {
         // From the device, not from memory.
         session.crash(CrashMode::DropAll).unwrap();
         assert_eq!(session.open().unwrap(), Fate::Alive(()));
-        session.verify(100).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        session
+            .verify(100)
+            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
     assert!(cut > 10, "{cut}");
 }
