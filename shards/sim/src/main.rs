@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use sim::scenario::{Failure, Options, Report, random};
+use sim::scenario::{Options, Report, traced};
 
 /// Runs the shipped shard on a simulated disk, clock and network, crashes it, and holds what is left against what it promised.
 #[derive(Parser)]
@@ -70,14 +70,14 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(move |info| {
             eprintln!("seed {seed} panicked: {info}\nshow it again: {again}");
         }));
-        let result = random(seed, options);
+        let (result, trace) = traced(seed, options);
         std::panic::set_hook(hook);
+        for line in trace {
+            println!("{line}");
+        }
         match result {
             Ok(report) => add(&mut total, report),
-            Err(Failure { why, trace }) => {
-                for line in trace {
-                    println!("{line}");
-                }
+            Err(why) => {
                 eprintln!(
                     "seed {seed} failed: {why}\nshow it again: {}",
                     command(&arguments, seed)

@@ -409,6 +409,12 @@ struct Run {
 /// # Errors
 /// The promise that is broken, with the trace if it was kept.
 pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
+    let (result, trace) = traced(seed, options);
+    result.map_err(|why| Failure { why, trace })
+}
+
+/// The same; what was done to the machine is given in any case, if `options.trace` asks for it.
+pub fn traced(seed: u64, options: Options) -> (Result<Report, Broken>, Vec<String>) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x9e37_79b9_7f4a_7c15);
     let config = StoreConfig {
         shards: if rng.random_bool(0.3) { 2 } else { 1 },
@@ -448,9 +454,7 @@ pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
     run.report.rolls = run.session.host.rolls();
     run.report.appends = run.session.oracle.appends.len() as u64;
     run.report.records = run.session.oracle.records() as u64;
-    result
-        .map(|()| run.report)
-        .map_err(|why| Failure { why, trace })
+    (result.map(|()| run.report), trace)
 }
 
 impl Run {

@@ -1,6 +1,6 @@
 //! Random runs from fixed seeds: many lives, crashes, broken disk operations, several shards, checkpoints, segment rolls.
 
-use sim::scenario::{Options, Report, random};
+use sim::scenario::{Options, Report, random, traced};
 
 fn run(seeds: std::ops::Range<u64>, options: Options) -> Report {
     let mut total = Report::default();
@@ -61,4 +61,22 @@ fn long_lives_with_many_requests_keep_what_was_promised() {
             ..Options::default()
         },
     );
+}
+
+#[test]
+fn a_seed_replays_to_the_last_line_of_its_trace() {
+    for seed in 0..20 {
+        let options = Options {
+            trace: true,
+            ..Options::default()
+        };
+        let (first, second) = (traced(seed, options), traced(seed, options));
+        assert!(first.1.len() > 100, "{}", first.1.len());
+        let differs = first.1.iter().zip(&second.1).find(|(a, b)| a != b);
+        assert!(
+            differs.is_none() && first.1.len() == second.1.len(),
+            "seed {seed}: {differs:#?}"
+        );
+        assert_eq!(first.0, second.0);
+    }
 }
