@@ -29,6 +29,8 @@ use crate::turn::{Pace, Shard};
 
 /// Shard i's own native port is the shared port plus this plus i.
 pub const SHARD_PORT_OFFSET: u16 = 10_001;
+/// Longer than anybody's: the kernel's workers, which end our durable writes, get the core when they ask for it.
+const SHARD_SLICE: Duration = Duration::from_millis(100);
 const MAIL_CAPACITY: usize = 1024;
 const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
 
@@ -87,7 +89,9 @@ pub enum OpenError {
     /// io_uring.
     Ring(#[from] RingError),
     /// A port is taken, or the address is not ours.
-    #[error("cannot listen on {address}: {source}; stop what uses it, or choose another port with {flag}")]
+    #[error(
+        "cannot listen on {address}: {source}; stop what uses it, or choose another port with {flag}"
+    )]
     Listen {
         /// What was asked for.
         address: SocketAddr,
@@ -203,13 +207,25 @@ impl Engine {
     pub fn open(config: EngineConfig) -> Result<Engine, OpenError> {
         let _ = uring::limits::raise_nofile();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let wanted = config.shards.or(config.cores.as_ref().map(Vec::len)).unwrap_or(cores.len().max(1));
+        let wanted = config
+            .shards
+            .or(config.cores.as_ref().map(Vec::len))
+            .unwrap_or(cores.len().max(1));
         let segment_bytes = config.segment_bytes.unwrap_or(SEGMENT_BYTES);
         let explicit = config.shards.is_some() || config.cores.is_some();
-        let store = Store::open(&config.data, wanted as u32, segment_bytes, explicit, config.segment_bytes.is_some())?;
+        let store = Store::open(
+            &config.data,
+            wanted as u32,
+            segment_bytes,
+            explicit,
+            config.segment_bytes.is_some(),
+        )?;
         let shards = store.superblock.shards as usize;
         let pins = pins(&config, &cores, shards)?;
-        let profile = Profile::of(&config.data).map_err(|source| OpenError::Profile { path: config.data.clone(), source })?;
+        let profile = Profile::of(&config.data).map_err(|source| OpenError::Profile {
+            path: config.data.clone(),
+            source,
+        })?;
         let plan = Plan::new(&PlanInput {
             memory_bytes: config.memory_bytes,
             shards,
@@ -227,7 +243,8 @@ impl Engine {
         let mut features = Features::default();
         for (shard, (listeners, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
             let log = store.open_log(shard)?;
-            let preparer = Preparer::spawn(log.directory.clone(), shard).map_err(|e| OpenError::Shard(format!("segment thread: {e}")))?;
+            let preparer = Preparer::spawn(log.directory.clone(), shard)
+                .map_err(|e| OpenError::Shard(format!("segment thread: {e}")))?;
             let seed = Seed {
                 shard,
                 core: pins[shard],
@@ -248,14 +265,23 @@ impl Engine {
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{shard}"))
                 .spawn(move || run(seed, &tell))
-                .map_err(|e| OpenError::Shard(format!("cannot start the thread of shard {shard}: {e}")))?;
+                .map_err(|e| {
+                    OpenError::Shard(format!("cannot start the thread of shard {shard}: {e}"))
+                })?;
             match told.recv() {
                 Ok(Ok(started)) => {
                     features = started.features;
-                    running.push(Running { thread, waker: started.waker });
+                    running.push(Running {
+                        thread,
+                        waker: started.waker,
+                    });
                 }
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(OpenError::Shard(format!("shard {shard} ended before it started"))),
+                Err(_) => {
+                    return Err(OpenError::Shard(format!(
+                        "shard {shard} ended before it started"
+                    )));
+                }
             }
         }
         let banner = Banner {
@@ -279,7 +305,13 @@ impl Engine {
             data: config.data.clone(),
             store: store.store_uuid(),
         };
-        Ok(Engine { shards: running, stop, shared, store, banner })
+        Ok(Engine {
+            shards: running,
+            stop,
+            shared,
+            store,
+            banner,
+        })
     }
 
     /// What to tell the operator.
@@ -289,12 +321,17 @@ impl Engine {
 
     /// True once every shard has ended its recovery, one way or the other.
     pub fn is_settled(&self) -> bool {
-        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) != crate::core::RECOVERING)
+        self.shared
+            .ready
+            .iter()
+            .all(|r| r.load(Ordering::Acquire) != crate::core::RECOVERING)
     }
 
     /// Shards that stopped instead of becoming ready; the log says why.
     pub fn stopped_shards(&self) -> Vec<usize> {
-        let stopped = |shard: &usize| self.shared.ready[*shard].load(Ordering::Acquire) == crate::core::STOPPED;
+        let stopped = |shard: &usize| {
+            self.shared.ready[*shard].load(Ordering::Acquire) == crate::core::STOPPED
+        };
         (0..self.shared.ready.len()).filter(stopped).collect()
     }
 
@@ -321,16 +358,32 @@ impl Engine {
             }
         }
         self.store.close(&durable).map_err(|e| e.to_string())?;
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed.join("; "))
+        }
     }
 }
 
-fn pins(config: &EngineConfig, cores: &[core_affinity::CoreId], shards: usize) -> Result<Vec<Option<core_affinity::CoreId>>, OpenError> {
+fn pins(
+    config: &EngineConfig,
+    cores: &[core_affinity::CoreId],
+    shards: usize,
+) -> Result<Vec<Option<core_affinity::CoreId>>, OpenError> {
     match &config.cores {
-        Some(list) if list.len() == shards => Ok(list.iter().map(|id| Some(core_affinity::CoreId { id: *id })).collect()),
-        Some(list) => Err(OpenError::Cores { cores: list.len(), shards }),
+        Some(list) if list.len() == shards => Ok(list
+            .iter()
+            .map(|id| Some(core_affinity::CoreId { id: *id }))
+            .collect()),
+        Some(list) => Err(OpenError::Cores {
+            cores: list.len(),
+            shards,
+        }),
         // More shards than cores share them in turns; unpinned shards would only wander.
-        None => Ok((0..shards).map(|s| (!cores.is_empty()).then(|| cores[s % cores.len()])).collect()),
+        None => Ok((0..shards)
+            .map(|s| (!cores.is_empty()).then(|| cores[s % cores.len()]))
+            .collect()),
     }
 }
 
@@ -362,14 +415,26 @@ fn shared(config: &EngineConfig, store: &Store, ports: &Ports) -> Shared {
         .collect();
     Shared {
         store: store.store_uuid(),
-        topology: Topology { store: store.store_uuid(), map_epoch: superblock.map_epoch, shards: routes },
+        topology: Topology {
+            store: store.store_uuid(),
+            map_epoch: superblock.map_epoch,
+            shards: routes,
+        },
         logs: superblock.logs.iter().map(|l| l.number).collect(),
         timeline: superblock.logs[0].timeline,
         token: config.token.clone(),
         listen: config.listen,
-        bounds: Bounds::new(config.payload_bytes_max, superblock.segment_bytes, config.connections_max),
-        load: (0..superblock.logs.len()).map(|_| AtomicU32::new(0)).collect(),
-        ready: (0..superblock.logs.len()).map(|_| AtomicU32::new(0)).collect(),
+        bounds: Bounds::new(
+            config.payload_bytes_max,
+            superblock.segment_bytes,
+            config.connections_max,
+        ),
+        load: (0..superblock.logs.len())
+            .map(|_| AtomicU32::new(0))
+            .collect(),
+        ready: (0..superblock.logs.len())
+            .map(|_| AtomicU32::new(0))
+            .collect(),
     }
 }
 
@@ -384,16 +449,31 @@ type Listeners = Vec<Vec<(Door, OwnedFd)>>;
 fn listen(config: &EngineConfig, shards: usize) -> Result<(Listeners, Ports), OpenError> {
     let open = |port: u16, reuse_port: bool, flag: &'static str| {
         let address = SocketAddr::new(config.listen, port);
-        let options = uring::socket::ListenOptions { reuse_port, backlog: 0, congestion: config.congestion.clone() };
-        uring::socket::listen(address, &options).map_err(|source| OpenError::Listen { address, source, flag })
+        let options = uring::socket::ListenOptions {
+            reuse_port,
+            backlog: 0,
+            congestion: config.congestion.clone(),
+        };
+        uring::socket::listen(address, &options).map_err(|source| OpenError::Listen {
+            address,
+            source,
+            flag,
+        })
     };
     // A probe without SO_REUSEPORT: another server on the port must be an error, not a partner.
-    for (port, flag) in [(config.native_port, "--port"), (config.http_port, "--http-port")] {
+    for (port, flag) in [
+        (config.native_port, "--port"),
+        (config.http_port, "--http-port"),
+    ] {
         if port != 0 {
             drop(open(port, false, flag)?);
         }
     }
-    let mut ports = Ports { native: config.native_port, http: config.http_port, shard: Vec::new() };
+    let mut ports = Ports {
+        native: config.native_port,
+        http: config.http_port,
+        shard: Vec::new(),
+    };
     let mut all = Vec::new();
     for shard in 0..shards {
         let (native, bound) = open(ports.native, true, "--port")?;
@@ -404,7 +484,9 @@ fn listen(config: &EngineConfig, shards: usize) -> Result<(Listeners, Ports), Op
         if config.shard_ports {
             let own = match config.native_port {
                 0 => 0,
-                port => port.checked_add(SHARD_PORT_OFFSET + shard as u16).unwrap_or(0),
+                port => port
+                    .checked_add(SHARD_PORT_OFFSET + shard as u16)
+                    .unwrap_or(0),
             };
             let (socket, bound) = open(own, false, "--port")?;
             ports.shard.push(bound.port());
@@ -420,7 +502,17 @@ fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u6
     if let Some(core) = seed.core
         && !core_affinity::set_for_current(core)
     {
-        tracing::warn!("shard {} could not be pinned to core {}", seed.shard, core.id);
+        tracing::warn!(
+            "shard {} could not be pinned to core {}",
+            seed.shard,
+            core.id
+        );
+    }
+    if let Err(error) = uring::scheduling::set_slice(SHARD_SLICE) {
+        tracing::warn!(
+            "shard {}: the scheduler does not take a slice ({error}): durable writes may wait for its tick",
+            seed.shard
+        );
     }
     let (shard_number, stop) = (seed.shard, Arc::clone(&seed.stop));
     let recover = seed.recover.clone();
@@ -447,7 +539,11 @@ fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u6
                 report.checkpoint_bytes,
                 report.records,
                 report.log_bytes,
-                if report.cut { ", a torn tail was cut" } else { "" },
+                if report.cut {
+                    ", a torn tail was cut"
+                } else {
+                    ""
+                },
                 report.durable_lsn,
             );
             shard.core.metrics.recovered(&report);
@@ -473,8 +569,24 @@ fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u6
 }
 
 fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError> {
-    let Seed { shard, config, plan, shared, log, recover, digest_key, listeners, mailbox, preparer, profile, addresses, .. } = seed;
-    let no_memory = |what: &str, e: io::Error| OpenError::Shard(format!("shard {shard}: no memory for the {what}: {e}"));
+    let Seed {
+        shard,
+        config,
+        plan,
+        shared,
+        log,
+        recover,
+        digest_key,
+        listeners,
+        mailbox,
+        preparer,
+        profile,
+        addresses,
+        ..
+    } = seed;
+    let no_memory = |what: &str, e: io::Error| {
+        OpenError::Shard(format!("shard {shard}: no memory for the {what}: {e}"))
+    };
     let mut ring = Ring::new(&RingConfig {
         entries: 1024,
         recv_buffers: plan.recv_buffers,
@@ -482,15 +594,20 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         // A receive and a send per connection, the reads, the writes, accepts, wakes.
         operations_max: 2 * config.connections_max + 1024,
     })?;
-    let pool = BufferPool::new(plan.batch_buffers, plan.batch_bytes).map_err(|e| no_memory("batch buffers", e))?;
+    let pool = BufferPool::new(plan.batch_buffers, plan.batch_bytes)
+        .map_err(|e| no_memory("batch buffers", e))?;
     if let Err(error) = ring.register_buffers(&pool) {
-        tracing::warn!("shard {shard}: batch buffers are not registered with the kernel ({error}): writes cost more CPU; raise `ulimit -l`");
+        tracing::warn!(
+            "shard {shard}: batch buffers are not registered with the kernel ({error}): writes cost more CPU; raise `ulimit -l`"
+        );
     }
     let features = ring.features().clone();
     let mut files = LogFiles::default();
     let mut open: Vec<OwnedFd> = Vec::new();
     for (slot, file, bytes) in log.segments {
-        files.segments.push((slot, FileId(open.len() as u32), bytes));
+        files
+            .segments
+            .push((slot, FileId(open.len() as u32), bytes));
         open.push(file);
     }
     for (id, file) in files.checkpoints.iter_mut().zip(log.checkpoints) {
@@ -499,12 +616,23 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
             open.push(file);
         }
     }
-    let driver = RingDriver::new(ring, profile.method(), open, listeners, preparer, shard, addresses)
-        .map_err(|e| OpenError::Shard(format!("shard {shard}: the ring cannot listen: {e}")))?;
+    let driver = RingDriver::new(
+        ring,
+        profile.method(),
+        open,
+        listeners,
+        preparer,
+        shard,
+        addresses,
+    )
+    .map_err(|e| OpenError::Shard(format!("shard {shard}: the ring cannot listen: {e}")))?;
     let waker = driver.waker();
 
     let pace = match config.spin_us {
-        Some(us) => Pace { spin: Duration::from_micros(u64::from(us)), ..Pace::default() },
+        Some(us) => Pace {
+            spin: Duration::from_micros(u64::from(us)),
+            ..Pace::default()
+        },
         None => Pace::default(),
     };
     let assembled = assemble(Parts {
