@@ -200,7 +200,10 @@ mod tests {
             ready_line(&banner(), &[]),
             "pinion is serving native 127.0.0.1:7600 and http 127.0.0.1:7500 on 2 shards\n"
         );
-        assert!(ready_line(&banner(), &[1]).ends_with("on 2 shards, without 1 (stopped, see the log)\n"));
+        assert!(
+            ready_line(&banner(), &[1])
+                .ends_with("on 2 shards, without 1 (stopped, see the log)\n")
+        );
     }
 
     #[test]

@@ -54,7 +54,10 @@ pub fn run(flags: ServeFlags, matches: &ArgMatches) -> Result<(), Failure> {
     let engine = Engine::open(engine_config(config))?;
     show(&banner::render(engine.banner()));
     if wait_until_settled(&engine, &mut signals) {
-        show(&banner::ready_line(engine.banner(), &engine.stopped_shards()));
+        show(&banner::ready_line(
+            engine.banner(),
+            &engine.stopped_shards(),
+        ));
         signals.forever().next();
     }
     tracing::info!("draining: no new connections, open requests are finished");

@@ -35,4 +35,4 @@ mod model_tests;
 pub use digest::{Digest, DigestKey};
 pub use entry::Entry;
 pub use memory::{Bucket, TableMemory};
-pub use table::{Index, Place, IndexError};
+pub use table::{Index, IndexError, Place};

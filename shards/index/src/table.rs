@@ -204,7 +204,8 @@ impl<M: TableMemory> Index<M> {
     /// When an entry cannot be packed: see [`Entry`] for the bounds.
     #[inline]
     pub fn replace(&mut self, place: Place, entry: Entry) {
-        *bucket::packed_mut(&mut self.memory.buckets_mut()[place.bucket], place.slot) = entry.pack();
+        *bucket::packed_mut(&mut self.memory.buckets_mut()[place.bucket], place.slot) =
+            entry.pack();
     }
 
     /// Insert or replace; returns what was there.

@@ -57,11 +57,33 @@ pub struct Parts<D: Driver> {
 /// # Errors
 /// No memory; the message says for what.
 pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
-    let Parts { shard, plan, pool, shared, recover, digest_key, checkpoints, checkpoint_log_bytes, mailbox, mut driver, pace } = parts;
-    let no_memory = |what: &str, e: io::Error| io::Error::new(e.kind(), format!("shard {shard}: no memory for the {what}: {e}"));
+    let Parts {
+        shard,
+        plan,
+        pool,
+        shared,
+        recover,
+        digest_key,
+        checkpoints,
+        checkpoint_log_bytes,
+        mailbox,
+        mut driver,
+        pace,
+    } = parts;
+    let no_memory = |what: &str, e: io::Error| {
+        io::Error::new(
+            e.kind(),
+            format!("shard {shard}: no memory for the {what}: {e}"),
+        )
+    };
     let index_buckets = (plan.index_bytes as usize / size_of::<index::Bucket>()).max(64);
-    let index = Index::new(IndexMemory(Region::reserve(index_buckets).map_err(|e| no_memory("index", e))?));
-    let cache_memory = CacheMemory(Region::reserve((plan.cache_bytes as usize).max(1)).map_err(|e| no_memory("read cache", e))?);
+    let index = Index::new(IndexMemory(
+        Region::reserve(index_buckets).map_err(|e| no_memory("index", e))?,
+    ));
+    let cache_memory = CacheMemory(
+        Region::reserve((plan.cache_bytes as usize).max(1))
+            .map_err(|e| no_memory("read cache", e))?,
+    );
     let partition = Partition::new(
         Log::recovering(recover.identity, recover.segment_bytes, pool),
         index,
@@ -74,14 +96,23 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
                 bytes_max: plan.dedup_bytes as usize / 2,
                 window_seconds: DEDUP_WINDOW_SECONDS,
             },
-            keys: KeyLimits { keys_max: IDEMPOTENCY_KEYS_MAX, bytes_max: plan.dedup_bytes as usize / 2 },
+            keys: KeyLimits {
+                keys_max: IDEMPOTENCY_KEYS_MAX,
+                bytes_max: plan.dedup_bytes as usize / 2,
+            },
             dedup_window_seconds: DEDUP_WINDOW_SECONDS,
         },
     );
     let reads = Reads::new(plan.chunk_bytes()).map_err(|e| no_memory("device reads", e))?;
     let now = driver.now();
     let core = Core::new(shard, recover.epoch, shared, partition, reads, now);
-    Ok(Shard::new(core, driver, mailbox, Checkpointer::new(checkpoints, checkpoint_log_bytes), pace))
+    Ok(Shard::new(
+        core,
+        driver,
+        mailbox,
+        Checkpointer::new(checkpoints, checkpoint_log_bytes),
+        pace,
+    ))
 }
 
 impl Bounds {
@@ -91,8 +122,10 @@ impl Bounds {
         Bounds {
             payload_bytes_max,
             // A frame, and a body, is one unit of the log: it must fit a segment several times over.
-            frame_bytes_max: (payload_bytes_max + 128 * 1024).max((4 << 20).min(segment as u32 / 4)),
-            body_bytes_max: (payload_bytes_max as usize + 128 * 1024).max((16 << 20).min(segment / 4)),
+            frame_bytes_max: (payload_bytes_max + 128 * 1024)
+                .max((4 << 20).min(segment as u32 / 4)),
+            body_bytes_max: (payload_bytes_max as usize + 128 * 1024)
+                .max((16 << 20).min(segment / 4)),
             connections_max,
             unsent_bytes_max: 1 << 20,
             unparsed_bytes_max: 256 * 1024,

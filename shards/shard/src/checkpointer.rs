@@ -6,7 +6,10 @@
 
 use std::rc::Rc;
 
-use index::checkpoint::{CheckpointHeader, HEADER_BYTES, PAGE_BYTES, PAGE_ENTRIES, SECTION_BYTES_MAX, Section, encode_bytes, encode_entries};
+use index::checkpoint::{
+    CheckpointHeader, HEADER_BYTES, PAGE_BYTES, PAGE_ENTRIES, SECTION_BYTES_MAX, Section,
+    encode_bytes, encode_entries,
+};
 use index::{Digest, Entry};
 use uring::Buffer;
 use wal::LogIdentity;
@@ -108,22 +111,37 @@ impl Checkpointer {
 
     /// The last checkpoint holds everything that the log does.
     pub fn is_current(&self, partition: &Partition) -> bool {
-        matches!(self.stage, Stage::Idle) && self.last.is_some_and(|(from, _)| from + 1 == partition.log.next_lsn())
+        matches!(self.stage, Stage::Idle)
+            && self
+                .last
+                .is_some_and(|(from, _)| from + 1 == partition.log.next_lsn())
     }
     pub fn failed(&self) -> bool {
         self.failed
     }
 
     /// Do a slice of work, or begin a checkpoint when one is due (`now` asks for one at once).
-    pub fn step<D: Driver>(&mut self, partition: &mut Partition, driver: &mut D, now_ns: u64, at_once: bool) {
-        let Some(file) = self.files[self.turn] else { return };
+    pub fn step<D: Driver>(
+        &mut self,
+        partition: &mut Partition,
+        driver: &mut D,
+        now_ns: u64,
+        at_once: bool,
+    ) {
+        let Some(file) = self.files[self.turn] else {
+            return;
+        };
         if matches!(self.stage, Stage::Idle) {
             let grown = partition.log.bytes_written - self.last_log_bytes;
             // A checkpoint that costs more to write than the log it saves is not worth it.
             let worth = self.every_log_bytes.max(2 * 36 * partition.index.len());
             let due = grown >= worth || (at_once && !self.is_current(partition) && !self.failed);
             // Writes of one that was given up must not land in the next.
-            if !due || self.in_flight > 0 || partition.log.failed().is_some() || (now_ns < self.retry_at_ns && !at_once) {
+            if !due
+                || self.in_flight > 0
+                || partition.log.failed().is_some()
+                || (now_ns < self.retry_at_ns && !at_once)
+            {
                 return;
             }
             self.begin(partition, now_ns);
@@ -145,10 +163,22 @@ impl Checkpointer {
     }
 
     /// One step of the current stage. False: wait for a completion (or for the log).
-    fn advance<D: Driver>(&mut self, partition: &mut Partition, driver: &mut D, file: FileId, now_ns: u64) -> bool {
-        let Some(identity) = self.identity else { return false };
+    fn advance<D: Driver>(
+        &mut self,
+        partition: &mut Partition,
+        driver: &mut D,
+        file: FileId,
+        now_ns: u64,
+    ) -> bool {
+        let Some(identity) = self.identity else {
+            return false;
+        };
         // A page that is left out would be keys that are lost: without memory for it there is no checkpoint.
-        if matches!(self.stage, Stage::Entries(_) | Stage::Streams(_) | Stage::Producers(_) | Stage::Keys(_)) && self.free.is_empty() {
+        if matches!(
+            self.stage,
+            Stage::Entries(_) | Stage::Streams(_) | Stage::Producers(_) | Stage::Keys(_)
+        ) && self.free.is_empty()
+        {
             match Buffer::new(PAGE_BYTES) {
                 Ok(buffer) => self.free.push(buffer),
                 Err(error) => return self.fail(&error.to_string(), now_ns),
@@ -158,21 +188,39 @@ impl Checkpointer {
             Stage::Idle => return false,
             Stage::Streams(cursor) => {
                 self.chunk.clear();
-                let next = partition.streams.export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
-                self.page(driver, file, |sequence, number, chunk, _, page| encode_bytes(&identity, sequence, number, Section::Streams, chunk, page));
-                self.stage = next.map_or(Stage::Producers(ProducersCursor::default()), Stage::Streams);
+                let next = partition
+                    .streams
+                    .export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
+                self.page(driver, file, |sequence, number, chunk, _, page| {
+                    encode_bytes(&identity, sequence, number, Section::Streams, chunk, page)
+                });
+                self.stage =
+                    next.map_or(Stage::Producers(ProducersCursor::default()), Stage::Streams);
             }
             Stage::Producers(cursor) => {
                 self.chunk.clear();
-                let next = partition.producers.export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
-                self.page(driver, file, |sequence, number, chunk, _, page| encode_bytes(&identity, sequence, number, Section::Producers, chunk, page));
+                let next = partition
+                    .producers
+                    .export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
+                self.page(driver, file, |sequence, number, chunk, _, page| {
+                    encode_bytes(&identity, sequence, number, Section::Producers, chunk, page)
+                });
                 self.stage = next.map_or(Stage::Keys(0), Stage::Producers);
             }
             Stage::Keys(cursor) => {
                 self.chunk.clear();
-                let next = partition.keys.export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
+                let next = partition
+                    .keys
+                    .export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
                 self.page(driver, file, |sequence, number, chunk, _, page| {
-                    encode_bytes(&identity, sequence, number, Section::IdempotencyKeys, chunk, page);
+                    encode_bytes(
+                        &identity,
+                        sequence,
+                        number,
+                        Section::IdempotencyKeys,
+                        chunk,
+                        page,
+                    );
                 });
                 self.stage = next.map_or(Stage::Settle, Stage::Keys);
                 if next.is_none() {
@@ -181,7 +229,9 @@ impl Checkpointer {
             }
             Stage::Entries(cursor) => {
                 self.entries.clear();
-                let next = partition.index.export(cursor, PAGE_ENTRIES, &mut self.entries);
+                let next = partition
+                    .index
+                    .export(cursor, PAGE_ENTRIES, &mut self.entries);
                 self.keys += self.entries.len() as u64;
                 if !self.entries.is_empty() {
                     self.page(driver, file, |sequence, number, _, entries, page| {
@@ -194,7 +244,10 @@ impl Checkpointer {
                 let from = self.from.expect("set when it began");
                 // The batch before the replay point too (it may be a mark without records): a log that went on behind a
                 // lost batch could not be read without this checkpoint.
-                if self.in_flight > 0 || partition.log.durable_lsn() < self.max_lsn || !partition.log.is_complete_below(from.next_batch) {
+                if self.in_flight > 0
+                    || partition.log.durable_lsn() < self.max_lsn
+                    || !partition.log.is_complete_below(from.next_batch)
+                {
                     return false;
                 }
                 driver.sync(file, Token::checkpoint(self.sequence));
@@ -215,9 +268,17 @@ impl Checkpointer {
                     keys: self.keys,
                     log_time_us: partition.log.log_time_us(),
                 };
-                let Ok(mut buffer) = Buffer::new(HEADER_BYTES) else { return self.fail("no memory for the header", now_ns) };
+                let Ok(mut buffer) = Buffer::new(HEADER_BYTES) else {
+                    return self.fail("no memory for the header", now_ns);
+                };
                 header.encode(&mut buffer[..HEADER_BYTES]);
-                driver.write(file, 0, Rc::new(buffer), 0..HEADER_BYTES, Token::checkpoint(self.sequence));
+                driver.write(
+                    file,
+                    0,
+                    Rc::new(buffer),
+                    0..HEADER_BYTES,
+                    Token::checkpoint(self.sequence),
+                );
                 self.in_flight += 1;
                 self.stage = Stage::Header;
                 return false;
@@ -243,7 +304,13 @@ impl Checkpointer {
                 self.bytes = HEADER_BYTES as u64 + self.pages * PAGE_BYTES as u64;
                 self.ended_ns = now_ns;
                 self.stage = Stage::Idle;
-                tracing::debug!(log = identity.number, "checkpoint {} written: {} keys, {:.3} s", self.sequence, self.keys, self.seconds);
+                tracing::debug!(
+                    log = identity.number,
+                    "checkpoint {} written: {} keys, {:.3} s",
+                    self.sequence,
+                    self.keys,
+                    self.seconds
+                );
                 return false;
             }
         }
@@ -257,15 +324,30 @@ impl Checkpointer {
         encode: impl FnOnce(u64, u64, &[u8], &[(Digest, Entry)], &mut [u8]),
     ) {
         let mut buffer = self.free.pop().expect("advance has made one");
-        encode(self.sequence, self.pages, &self.chunk, &self.entries, &mut buffer[..PAGE_BYTES]);
+        encode(
+            self.sequence,
+            self.pages,
+            &self.chunk,
+            &self.entries,
+            &mut buffer[..PAGE_BYTES],
+        );
         let offset = HEADER_BYTES as u64 + self.pages * PAGE_BYTES as u64;
-        driver.write(file, offset, Rc::new(buffer), 0..PAGE_BYTES, Token::checkpoint(self.sequence));
+        driver.write(
+            file,
+            offset,
+            Rc::new(buffer),
+            0..PAGE_BYTES,
+            Token::checkpoint(self.sequence),
+        );
         self.pages += 1;
         self.in_flight += 1;
     }
 
     fn fail(&mut self, why: &str, now_ns: u64) -> bool {
-        tracing::warn!("checkpoint {} given up ({why}): the last one stays, a restart replays more log", self.sequence);
+        tracing::warn!(
+            "checkpoint {} given up ({why}): the last one stays, a restart replays more log",
+            self.sequence
+        );
         self.failed = true;
         self.stage = Stage::Idle;
         self.retry_at_ns = now_ns + 5_000_000_000;

@@ -87,13 +87,19 @@ impl Connections {
         if self.table.len() <= at {
             self.table.resize_with(at + 1, || None);
         }
-        assert!(self.table[at].is_none(), "the driver gave the id of a live connection");
+        assert!(
+            self.table[at].is_none(),
+            "the driver gave the id of a live connection"
+        );
         self.table[at] = Some(Box::new(connection));
         self.live += 1;
     }
     #[inline]
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.table.get_mut(index(id))?.as_deref_mut().filter(|c| c.id == id)
+        self.table
+            .get_mut(index(id))?
+            .as_deref_mut()
+            .filter(|c| c.id == id)
     }
     /// Take a connection out to work on it beside everything else; `check_in` puts it back.
     #[inline]

@@ -131,7 +131,9 @@ impl Held {
         if *gate > durable_lsn {
             return None;
         }
-        self.queue.pop_front().map(|(_, origin, answered)| (origin, answered))
+        self.queue
+            .pop_front()
+            .map(|(_, origin, answered)| (origin, answered))
     }
 }
 
@@ -154,7 +156,10 @@ pub struct Core<S> {
     pub(crate) jobs: Jobs,
     pub(crate) reads: Reads,
     pub(crate) scan_hints: ScanHints,
-    #[expect(clippy::vec_box, reason = "a scan moves between here and the reads; the box makes that a pointer")]
+    #[expect(
+        clippy::vec_box,
+        reason = "a scan moves between here and the reads; the box makes that a pointer"
+    )]
     pub(crate) waiting: Vec<Box<Scan>>,
     /// Followed tails whose clients have much to read before they get more.
     pub(crate) held_tails: Vec<(crate::jobs::Asker, crate::jobs::ScanWork)>,
@@ -185,7 +190,14 @@ pub struct Core<S> {
 
 impl<S> Core<S> {
     /// The core of shard `id`, writing under `epoch`; recovery fills the partition.
-    pub fn new(id: usize, epoch: u32, shared: Arc<Shared>, partition: Partition, reads: Reads, now: Now) -> Core<S> {
+    pub fn new(
+        id: usize,
+        epoch: u32,
+        shared: Arc<Shared>,
+        partition: Partition,
+        reads: Reads,
+        now: Now,
+    ) -> Core<S> {
         let shards = shared.logs.len();
         Core {
             id,
@@ -224,7 +236,11 @@ impl<S> Core<S> {
         self.partition.log.identity.number
     }
     pub(crate) fn mark(&self) -> ReplyMark {
-        ReplyMark { durable_lsn: self.partition.log.durable_lsn(), log: self.log_number(), epoch: self.epoch }
+        ReplyMark {
+            durable_lsn: self.partition.log.durable_lsn(),
+            log: self.log_number(),
+            epoch: self.epoch,
+        }
     }
     pub(crate) fn shards(&self) -> usize {
         self.shared.logs.len()
@@ -241,17 +257,27 @@ impl<S> Core<S> {
     pub(crate) fn not_ready(&self) -> Option<Refusal> {
         match &self.state {
             State::Ready => None,
-            State::Recovering => {
-                Some(refuse_for(Code::Unavailable, 1000, format!("shard {} is still recovering its log: try again shortly", self.id)))
-            }
-            State::Stopped(why) => Some(refuse_for(Code::Unavailable, 60_000, format!("shard {} has stopped: {why}", self.id))),
+            State::Recovering => Some(refuse_for(
+                Code::Unavailable,
+                1000,
+                format!(
+                    "shard {} is still recovering its log: try again shortly",
+                    self.id
+                ),
+            )),
+            State::Stopped(why) => Some(refuse_for(
+                Code::Unavailable,
+                60_000,
+                format!("shard {} has stopped: {why}", self.id),
+            )),
         }
     }
 
     /// Too much is under way to take another request that crosses shards or reads the device.
     pub(crate) fn overloaded(&self) -> bool {
         let bounds = &self.shared.bounds;
-        self.jobs.len() >= bounds.jobs_max || self.jobs.bytes() as u64 >= bounds.unparsed_bytes_total
+        self.jobs.len() >= bounds.jobs_max
+            || self.jobs.bytes() as u64 >= bounds.unparsed_bytes_total
     }
 
     /// The durable lsn has moved: release what waited for it.
@@ -261,7 +287,9 @@ impl<S> Core<S> {
         let latency = &mut self.latency;
         let mut gated = std::mem::take(&mut self.gated);
         gated.retain(|id| {
-            let Some(conn) = self.conns.get_mut(*id) else { return false };
+            let Some(conn) = self.conns.get_mut(*id) else {
+                return false;
+            };
             conn.out.release(durable, |r| latency.record(&r, now_ns));
             if !conn.listed_touched {
                 conn.listed_touched = true;
@@ -273,13 +301,21 @@ impl<S> Core<S> {
         self.gated = gated;
         while let Some((origin, mut answered)) = self.held.pop(durable) {
             answered.durable_lsn = durable;
-            self.outbound[origin.shard].items.push(Item::Answer { ticket: origin.ticket, answered });
+            self.outbound[origin.shard].items.push(Item::Answer {
+                ticket: origin.ticket,
+                answered,
+            });
         }
         self.wake_scans();
     }
 
     /// Mail from another shard. Answers are taken at once; requests in order, as the log has room.
-    pub(crate) fn mail(&mut self, from: usize, parcel: Box<Parcel<S>>, mut socket: impl FnMut(crate::driver::Door, S)) {
+    pub(crate) fn mail(
+        &mut self,
+        from: usize,
+        parcel: Box<Parcel<S>>,
+        mut socket: impl FnMut(crate::driver::Door, S),
+    ) {
         let mut parcel = parcel;
         let mut asks = false;
         for item in &mut parcel.items {
@@ -299,7 +335,11 @@ impl<S> Core<S> {
         }
         if !kept.is_empty() {
             parcel.items = kept;
-            self.inbound.push_back(Inbound { from, parcel, next: 0 });
+            self.inbound.push_back(Inbound {
+                from,
+                parcel,
+                next: 0,
+            });
         }
         self.work_inbound();
     }
@@ -308,7 +348,10 @@ impl<S> Core<S> {
     pub(crate) fn work_inbound(&mut self) {
         while let Some(mut inbound) = self.inbound.pop_front() {
             while let Some(Item::Ask { ticket, ask }) = inbound.parcel.items.get(inbound.next) {
-                let origin = Origin { shard: inbound.from, ticket: *ticket };
+                let origin = Origin {
+                    shard: inbound.from,
+                    ticket: *ticket,
+                };
                 let arena = &inbound.parcel.arena;
                 let ask = ask.map(|piece| &arena[piece.range()]);
                 if let Err(Later) = self.serve(origin, &ask) {
@@ -334,7 +377,11 @@ impl<S> Core<S> {
     /// How long this shard may sleep before something of its own is due.
     pub(crate) fn next_deadline(&self) -> std::time::Duration {
         let now = self.now.monotonic_ns;
-        let due = self.waiting.iter().map(|s| s.wait_until_ns.saturating_sub(now)).min();
+        let due = self
+            .waiting
+            .iter()
+            .map(|s| s.wait_until_ns.saturating_sub(now))
+            .min();
         // Housekeeping, the idle mark and checkpoints in progress look at the clock at least this often.
         std::time::Duration::from_nanos(due.unwrap_or(u64::MAX).clamp(1_000_000, 20_000_000))
     }
@@ -342,27 +389,50 @@ impl<S> Core<S> {
     /// The shard that should serve a new connection: this one, unless it has clearly more than the least loaded.
     pub(crate) fn least_loaded(&self, skew_max: u32) -> usize {
         let load = |shard: usize| self.shared.load[shard].load(Ordering::Relaxed);
-        let least = (0..self.shards()).min_by_key(|s| load(*s)).unwrap_or(self.id);
-        if load(self.id) > load(least) + skew_max { least } else { self.id }
+        let least = (0..self.shards())
+            .min_by_key(|s| load(*s))
+            .unwrap_or(self.id);
+        if load(self.id) > load(least) + skew_max {
+            least
+        } else {
+            self.id
+        }
     }
 
     /// Over the bound of connections: say so and close.
     pub(crate) fn refuse_connection(&mut self, conn: &mut crate::conns::Connection) {
         let max = self.shared.bounds.connections_max;
-        let refusal = refuse_for(Code::Overloaded, 1000, format!("this shard serves {max} connections already: try again later"));
+        let refusal = refuse_for(
+            Code::Overloaded,
+            1000,
+            format!("this shard serves {max} connections already: try again later"),
+        );
         self.refuse_and_close(conn, &refusal);
     }
 
     /// Say why, then close.
-    pub(crate) fn refuse_and_close(&mut self, conn: &mut crate::conns::Connection, refusal: &Refusal) {
+    pub(crate) fn refuse_and_close(
+        &mut self,
+        conn: &mut crate::conns::Connection,
+        refusal: &Refusal,
+    ) {
         self.count_refusal(refusal);
         let mark = self.mark();
         let voice = match conn.door {
-            crate::driver::Door::Http => crate::jobs::Voice::Http { keep_alive: false, head: false },
+            crate::driver::Door::Http => crate::jobs::Voice::Http {
+                keep_alive: false,
+                head: false,
+            },
             _ => crate::jobs::Voice::Native { id: 0, opcode: 0 },
         };
-        let released = Released { operation: Operation::Other, started_ns: self.now.monotonic_ns, count: 1 };
-        conn.out.reply(0, released, |out| crate::render::refusal(out, &voice, mark, refusal, None));
+        let released = Released {
+            operation: Operation::Other,
+            started_ns: self.now.monotonic_ns,
+            count: 1,
+        };
+        conn.out.reply(0, released, |out| {
+            crate::render::refusal(out, &voice, mark, refusal, None)
+        });
         conn.closing = true;
         conn.input = Vec::new();
     }
@@ -370,7 +440,9 @@ impl<S> Core<S> {
     /// What waits for a commit that will not come.
     pub(crate) fn never_durable(&self) -> Refusal {
         let why = self.partition.log.failed().unwrap_or("reason unknown");
-        let message = format!("a log write failed ({why}): whether this is on stable storage is known after a restart");
+        let message = format!(
+            "a log write failed ({why}): whether this is on stable storage is known after a restart"
+        );
         refuse_for(Code::Unavailable, 5000, message)
     }
 
@@ -381,7 +453,10 @@ impl<S> Core<S> {
         while let Some((_, origin, mut answered)) = self.held.queue.pop_front() {
             answered.answer = Answer::Refused(refusal.clone());
             answered.durable_lsn = self.partition.log.durable_lsn();
-            self.outbound[origin.shard].items.push(Item::Answer { ticket: origin.ticket, answered });
+            self.outbound[origin.shard].items.push(Item::Answer {
+                ticket: origin.ticket,
+                answered,
+            });
         }
         std::mem::take(&mut self.gated)
     }
@@ -395,7 +470,10 @@ impl<S> Core<S> {
         for conn in self.conns.iter_mut() {
             self.unsent_bytes += conn.out.bytes() as u64;
             self.unparsed_bytes += conn.input.len() as u64;
-            if conn.out.has_unsent() && !conn.out.is_gated() && now.saturating_sub(conn.progress_ns) > limit {
+            if conn.out.has_unsent()
+                && !conn.out.is_gated()
+                && now.saturating_sub(conn.progress_ns) > limit
+            {
                 slow.push(conn.id);
             } else if !conn.input.is_empty() && !conn.stalled {
                 // Waits for a bound of the whole shard: nothing else would remind us of it.
@@ -438,6 +516,9 @@ impl<S> Core<S> {
     }
 
     pub(crate) fn is_process_ready(&self) -> bool {
-        self.shared.ready.iter().all(|r| r.load(Ordering::Acquire) == READY)
+        self.shared
+            .ready
+            .iter()
+            .all(|r| r.load(Ordering::Acquire) == READY)
     }
 }

@@ -145,21 +145,46 @@ pub trait Driver {
 
     /// Write `buffer[range]` at `offset`, durable by the device's sync method. Completes as `Written` once it is on
     /// stable storage.
-    fn write_durable(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64);
+    fn write_durable(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    );
     /// The same without asking for stable storage.
-    fn write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64);
+    fn write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    );
     /// Everything written to `file` before is on stable storage when this completes as `Synced`.
     fn sync(&mut self, file: FileId, token: u64);
     /// Read `len` bytes (block multiples) at `offset` into `buffer`.
     fn read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize, token: u64);
     /// In the background: create (or take over `recycle`) the segment file of `slot`, make every block written and
     /// `header` durable in its first block. Answered by `SegmentReady`.
-    fn prepare_segment(&mut self, slot: u32, recycle: Option<FileId>, segment_bytes: u64, header: Vec<u8>, token: u64);
+    fn prepare_segment(
+        &mut self,
+        slot: u32,
+        recycle: Option<FileId>,
+        segment_bytes: u64,
+        header: Vec<u8>,
+        token: u64,
+    );
 
     /// Make a sleeping shard look at its mail.
     fn wake(&mut self, shard: usize);
     /// Submit what was started, wait as asked, append what happened.
-    fn poll(&mut self, patience: Patience, events: &mut Vec<Event<Self::Socket, Self::Received>>) -> io::Result<()>;
+    fn poll(
+        &mut self,
+        patience: Patience,
+        events: &mut Vec<Event<Self::Socket, Self::Received>>,
+    ) -> io::Result<()>;
 }
 
 /// The files of one log as found when the data directory was opened.

@@ -34,7 +34,11 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
         connections: core.conns.len() as u64,
         index_bytes: core.partition.index.bytes(),
         index_keys: core.partition.index.len(),
-        segments: SegmentCounts { active: 1, sealed: held.saturating_sub(ready + 1), ready },
+        segments: SegmentCounts {
+            active: 1,
+            sealed: held.saturating_sub(ready + 1),
+            ready,
+        },
         memory: MemoryBytes {
             batches: log.buffer_bytes(),
             connections: core.unsent_bytes + core.unparsed_bytes,
@@ -46,8 +50,12 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
         device_sync_seconds: outside.device_sync_seconds,
         checkpoint_seconds: outside.checkpoint_seconds,
         checkpoint_bytes: outside.checkpoint_bytes,
-        checkpoint_age_seconds: (outside.checkpoint_ended_ns > 0)
-            .then(|| core.now.monotonic_ns.saturating_sub(outside.checkpoint_ended_ns) as f64 / 1e9),
+        checkpoint_age_seconds: (outside.checkpoint_ended_ns > 0).then(|| {
+            core.now
+                .monotonic_ns
+                .saturating_sub(outside.checkpoint_ended_ns) as f64
+                / 1e9
+        }),
         last_turn_timestamp_seconds: core.now.wall_us as f64 / 1e6,
         // Set once, when recovery ended.
         recovery_seconds: before.recovery_seconds,

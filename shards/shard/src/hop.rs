@@ -34,12 +34,36 @@ pub struct Piece {
 /// A request for the owner of a slot, bytes borrowed from a connection's input or a parcel's arena.
 #[derive(Debug)]
 pub enum Ask<B> {
-    Append { stream: B, records: B, count: u32, durability: Durability, once: Once, want_versions: bool, tombstone_needs_live: bool },
-    Get { stream: B, key: B },
-    History { stream: B, key: B, before: u32, limit: u32 },
+    Append {
+        stream: B,
+        records: B,
+        count: u32,
+        durability: Durability,
+        once: Once,
+        want_versions: bool,
+        tombstone_needs_live: bool,
+    },
+    Get {
+        stream: B,
+        key: B,
+    },
+    History {
+        stream: B,
+        key: B,
+        before: u32,
+        limit: u32,
+    },
     /// `wait_until_ns` 0: answer even if empty.
-    Scan { stream: B, from_lsn: u64, limit: u32, wait_until_ns: u64 },
-    PutStream { stream: B, policy: Policy },
+    Scan {
+        stream: B,
+        from_lsn: u64,
+        limit: u32,
+        wait_until_ns: u64,
+    },
+    PutStream {
+        stream: B,
+        policy: Policy,
+    },
     Streams,
     Metrics,
 }
@@ -57,9 +81,16 @@ pub struct StreamInfo {
 /// What the owner says.
 #[derive(Debug)]
 pub enum Answer {
-    Appended { part: AppendPart, versions: Vec<u32> },
+    Appended {
+        part: AppendPart,
+        versions: Vec<u32>,
+    },
     /// `next_lsn`: where a scan goes on; `more`: it stopped at the limit.
-    Records { set: RecordSet, next_lsn: u64, more: bool },
+    Records {
+        set: RecordSet,
+        next_lsn: u64,
+        more: bool,
+    },
     StreamPut,
     Streams(Vec<StreamInfo>),
     Metrics(Box<ShardSnapshot>),
@@ -92,7 +123,10 @@ pub struct Parcel<S> {
 
 impl<S> Default for Parcel<S> {
     fn default() -> Self {
-        Parcel { arena: Vec::new(), items: Vec::new() }
+        Parcel {
+            arena: Vec::new(),
+            items: Vec::new(),
+        }
     }
 }
 
@@ -101,7 +135,10 @@ impl<S> Parcel<S> {
     pub fn piece(&mut self, bytes: &[u8]) -> Piece {
         let start = self.arena.len() as u32;
         self.arena.extend_from_slice(bytes);
-        Piece { start, end: self.arena.len() as u32 }
+        Piece {
+            start,
+            end: self.arena.len() as u32,
+        }
     }
     /// Ask for another shard's work; copies the ask's bytes.
     pub fn ask(&mut self, ticket: Ticket, ask: &Ask<&[u8]>) {
@@ -120,7 +157,15 @@ impl<B> Ask<B> {
     /// The same ask over other bytes.
     pub fn map<C>(&self, mut f: impl FnMut(&B) -> C) -> Ask<C> {
         match self {
-            Ask::Append { stream, records, count, durability, once, want_versions, tombstone_needs_live } => Ask::Append {
+            Ask::Append {
+                stream,
+                records,
+                count,
+                durability,
+                once,
+                want_versions,
+                tombstone_needs_live,
+            } => Ask::Append {
                 stream: f(stream),
                 records: f(records),
                 count: *count,
@@ -129,14 +174,36 @@ impl<B> Ask<B> {
                 want_versions: *want_versions,
                 tombstone_needs_live: *tombstone_needs_live,
             },
-            Ask::Get { stream, key } => Ask::Get { stream: f(stream), key: f(key) },
-            Ask::History { stream, key, before, limit } => {
-                Ask::History { stream: f(stream), key: f(key), before: *before, limit: *limit }
-            }
-            Ask::Scan { stream, from_lsn, limit, wait_until_ns } => {
-                Ask::Scan { stream: f(stream), from_lsn: *from_lsn, limit: *limit, wait_until_ns: *wait_until_ns }
-            }
-            Ask::PutStream { stream, policy } => Ask::PutStream { stream: f(stream), policy: policy.clone() },
+            Ask::Get { stream, key } => Ask::Get {
+                stream: f(stream),
+                key: f(key),
+            },
+            Ask::History {
+                stream,
+                key,
+                before,
+                limit,
+            } => Ask::History {
+                stream: f(stream),
+                key: f(key),
+                before: *before,
+                limit: *limit,
+            },
+            Ask::Scan {
+                stream,
+                from_lsn,
+                limit,
+                wait_until_ns,
+            } => Ask::Scan {
+                stream: f(stream),
+                from_lsn: *from_lsn,
+                limit: *limit,
+                wait_until_ns: *wait_until_ns,
+            },
+            Ask::PutStream { stream, policy } => Ask::PutStream {
+                stream: f(stream),
+                policy: policy.clone(),
+            },
             Ask::Streams => Ask::Streams,
             Ask::Metrics => Ask::Metrics,
         }

@@ -15,7 +15,9 @@ use crate::jobs::{Asker, ScanWork, Voice, Work};
 impl<S> Core<S> {
     /// Bytes arrived on a connection.
     pub(crate) fn input(&mut self, id: ConnId, mut bytes: &[u8]) {
-        let Some(mut conn) = self.conns.check_out(id) else { return };
+        let Some(mut conn) = self.conns.check_out(id) else {
+            return;
+        };
         let now_ns = self.now.monotonic_ns;
         if conn.input.is_empty() {
             conn.input_since_ns = now_ns;
@@ -24,7 +26,9 @@ impl<S> Core<S> {
             bytes = &[];
         }
         let bounds = &self.shared.bounds;
-        if conn.input.len() > bounds.unparsed_bytes_max && self.unparsed_bytes > bounds.unparsed_bytes_total {
+        if conn.input.len() > bounds.unparsed_bytes_max
+            && self.unparsed_bytes > bounds.unparsed_bytes_total
+        {
             let message = "too many large requests are on their way to this shard: try again shortly, or send smaller ones";
             let refusal = crate::partition::refuse_for(wire::Code::Overloaded, 1000, message);
             self.refuse_and_close(&mut conn, &refusal);
@@ -38,7 +42,11 @@ impl<S> Core<S> {
             }
             // Copy only what the kept request still needs; what follows is parsed in place.
             let missing = conn.needed.saturating_sub(conn.input.len());
-            let take = if conn.stalled || missing <= 1 { bytes.len() } else { missing.min(bytes.len()) };
+            let take = if conn.stalled || missing <= 1 {
+                bytes.len()
+            } else {
+                missing.min(bytes.len())
+            };
             conn.input.extend_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
             if conn.input.len() >= conn.needed {
@@ -50,7 +58,9 @@ impl<S> Core<S> {
 
     /// Try again what a stalled (or resumed) connection has kept. True if a request was taken up.
     pub(crate) fn retry(&mut self, id: ConnId) -> bool {
-        let Some(mut conn) = self.conns.check_out(id) else { return false };
+        let Some(mut conn) = self.conns.check_out(id) else {
+            return false;
+        };
         conn.stalled = false;
         let before = conn.input.len();
         self.parse_kept(&mut conn);
@@ -97,7 +107,9 @@ impl<S> Core<S> {
 
     /// Something changed in a connection's outbox: it is looked at before the turn ends.
     pub(crate) fn touch(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         if !conn.listed_touched {
             conn.listed_touched = true;
             self.touched.push(id);
@@ -111,7 +123,9 @@ impl<S> Core<S> {
     /// A connection that has too much under way or unsent waits before its next request is taken.
     pub(crate) fn must_wait(&self, conn: &Connection) -> bool {
         let bounds = &self.shared.bounds;
-        let own = conn.jobs >= bounds.connection_jobs_max || conn.heavy >= bounds.connection_heavy_max || conn.out.bytes() >= bounds.unsent_bytes_max;
+        let own = conn.jobs >= bounds.connection_jobs_max
+            || conn.heavy >= bounds.connection_heavy_max
+            || conn.out.bytes() >= bounds.unsent_bytes_max;
         // While draining nothing new is taken; what was taken is answered.
         own || self.overloaded() || self.draining
     }
@@ -143,23 +157,53 @@ impl<S> Core<S> {
     }
 
     pub(crate) fn token_is_right(&self, token: &[u8]) -> bool {
-        self.shared.token.as_deref().is_none_or(|wanted| wanted.ct_eq(token).into())
+        self.shared
+            .token
+            .as_deref()
+            .is_none_or(|wanted| wanted.ct_eq(token).into())
     }
 
-    pub(crate) fn start_scan(&mut self, asker: Asker, stream: &[u8], cursor: Option<Cursor>, limit: u32) {
-        let work = ScanWork::new(stream, cursor.or(Some(self.first_cursor())), limit, 0, false);
+    pub(crate) fn start_scan(
+        &mut self,
+        asker: Asker,
+        stream: &[u8],
+        cursor: Option<Cursor>,
+        limit: u32,
+    ) {
+        let work = ScanWork::new(
+            stream,
+            cursor.or(Some(self.first_cursor())),
+            limit,
+            0,
+            false,
+        );
         let from_lsn = work.next_lsn_of(self.shared.logs[0]);
         let ticket = self.jobs.add(asker, 1, Work::Scan(work));
-        self.ask(0, ticket, &Ask::Scan { stream, from_lsn, limit, wait_until_ns: 0 });
+        self.ask(
+            0,
+            ticket,
+            &Ask::Scan {
+                stream,
+                from_lsn,
+                limit,
+                wait_until_ns: 0,
+            },
+        );
     }
 
     /// The cursor before the first record.
     pub(crate) fn first_cursor(&self) -> Cursor {
-        Cursor { timeline: self.shared.timeline, next: Vec::new() }
+        Cursor {
+            timeline: self.shared.timeline,
+            next: Vec::new(),
+        }
     }
 
     pub(crate) fn start_streams(&mut self, asker: Asker, only: Option<&[u8]>) {
-        let work = Work::Streams { only: only.map(<[u8]>::to_vec), found: Vec::new() };
+        let work = Work::Streams {
+            only: only.map(<[u8]>::to_vec),
+            found: Vec::new(),
+        };
         self.ask_all(asker, work, &Ask::Streams);
     }
 
@@ -173,7 +217,13 @@ impl<S> Core<S> {
 }
 
 impl ScanWork {
-    pub fn new(stream: &[u8], cursor: Option<Cursor>, limit: u32, wait_until_ns: u64, follow: bool) -> ScanWork {
+    pub fn new(
+        stream: &[u8],
+        cursor: Option<Cursor>,
+        limit: u32,
+        wait_until_ns: u64,
+        follow: bool,
+    ) -> ScanWork {
         ScanWork {
             stream: stream.to_vec(),
             cursor: cursor.unwrap_or_default(),

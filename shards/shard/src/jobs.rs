@@ -43,13 +43,20 @@ pub struct Asker {
 /// What a job is about and what it has so far.
 pub enum Work {
     Append(AppendWork),
-    Get { if_none_match: Option<u32> },
+    Get {
+        if_none_match: Option<u32>,
+    },
     History,
     Scan(ScanWork),
     Tail(ScanWork),
     PutStream,
-    Streams { only: Option<Vec<u8>>, found: Vec<StreamInfo> },
-    Metrics { shards: Vec<ShardSnapshot> },
+    Streams {
+        only: Option<Vec<u8>>,
+        found: Vec<StreamInfo>,
+    },
+    Metrics {
+        shards: Vec<ShardSnapshot>,
+    },
 }
 
 /// An append whose records went to one or several logs.
@@ -115,7 +122,16 @@ impl Jobs {
     pub fn add(&mut self, asker: Asker, waits_for: u32, work: Work) -> Ticket {
         self.bytes += work.bytes();
         self.sequence = self.sequence.wrapping_add(1);
-        let job = Job { asker, waits_for, gate: 0, work, sequence: self.sequence, log: 0, epoch: 0, durable_lsn: 0 };
+        let job = Job {
+            asker,
+            waits_for,
+            gate: 0,
+            work,
+            sequence: self.sequence,
+            log: 0,
+            epoch: 0,
+            durable_lsn: 0,
+        };
         let index = self.slab.insert(job);
         Ticket((u64::from(self.sequence) << 32) | index as u64)
     }
@@ -156,7 +172,11 @@ impl Job {
             Work::Scan(_) => Operation::Scan,
             _ => Operation::Other,
         };
-        Released { operation, started_ns: self.asker.started_ns, count: 1 }
+        Released {
+            operation,
+            started_ns: self.asker.started_ns,
+            count: 1,
+        }
     }
 }
 
@@ -164,7 +184,12 @@ impl Job {
 enum Next {
     Wait,
     /// Ask a shard again (scans).
-    Ask { shard: usize, stream: Vec<u8>, from_lsn: u64, limit: u32 },
+    Ask {
+        shard: usize,
+        stream: Vec<u8>,
+        from_lsn: u64,
+        limit: u32,
+    },
     Finish,
 }
 
@@ -172,10 +197,13 @@ impl<S> Core<S> {
     /// An answer for one of our jobs. `gate`: an lsn of our own log that must be durable before it is shown.
     pub(crate) fn job_answered(&mut self, ticket: Ticket, gate: u64, answered: Answered) {
         let logs = self.shared.logs.len();
-        let Some(job) = self.jobs.get(ticket) else { return };
+        let Some(job) = self.jobs.get(ticket) else {
+            return;
+        };
         job.gate = job.gate.max(gate);
         job.waits_for = job.waits_for.saturating_sub(1);
-        (job.log, job.epoch, job.durable_lsn) = (answered.log, answered.epoch, answered.durable_lsn);
+        (job.log, job.epoch, job.durable_lsn) =
+            (answered.log, answered.epoch, answered.durable_lsn);
         let log = answered.log;
         let next = match (&mut job.work, answered.answer) {
             (Work::Append(work), Answer::Appended { part, versions }) => {
@@ -183,23 +211,48 @@ impl<S> Core<S> {
                 if !versions.is_empty() {
                     work.versions.push((part.log, versions));
                 }
-                if job.waits_for == 0 { Next::Finish } else { Next::Wait }
+                if job.waits_for == 0 {
+                    Next::Finish
+                } else {
+                    Next::Wait
+                }
             }
             (Work::Append(work), Answer::Refused(refusal)) => {
                 work.refusal.get_or_insert(refusal);
-                if job.waits_for == 0 { Next::Finish } else { Next::Wait }
+                if job.waits_for == 0 {
+                    Next::Finish
+                } else {
+                    Next::Wait
+                }
             }
-            (Work::Scan(scan), Answer::Records { set, next_lsn, more }) => {
+            (
+                Work::Scan(scan),
+                Answer::Records {
+                    set,
+                    next_lsn,
+                    more,
+                },
+            ) => {
                 scan.take(log, set, next_lsn);
                 if scan.is_full() {
                     Next::Finish
                 } else if more {
-                    Next::Ask { shard: scan.shard, stream: scan.stream.clone(), from_lsn: next_lsn, limit: scan.limit - scan.records }
+                    Next::Ask {
+                        shard: scan.shard,
+                        stream: scan.stream.clone(),
+                        from_lsn: next_lsn,
+                        limit: scan.limit - scan.records,
+                    }
                 } else if scan.shard + 1 < logs {
                     scan.shard += 1;
                     let next_log = self.shared.logs[scan.shard];
                     let from_lsn = scan.next_lsn_of(next_log);
-                    Next::Ask { shard: scan.shard, stream: scan.stream.clone(), from_lsn, limit: scan.limit - scan.records }
+                    Next::Ask {
+                        shard: scan.shard,
+                        stream: scan.stream.clone(),
+                        from_lsn,
+                        limit: scan.limit - scan.records,
+                    }
                 } else {
                     Next::Finish
                 }
@@ -207,18 +260,34 @@ impl<S> Core<S> {
             (Work::Tail(tail), Answer::Records { set, next_lsn, .. }) => {
                 tail.take(log, set, next_lsn);
                 // The first shard with news ends the wait; what others find later is asked for again from the cursor.
-                if tail.records > 0 || job.waits_for == 0 { Next::Finish } else { Next::Wait }
+                if tail.records > 0 || job.waits_for == 0 {
+                    Next::Finish
+                } else {
+                    Next::Wait
+                }
             }
             (Work::Streams { found, .. }, Answer::Streams(infos)) => {
                 found.extend(infos);
-                if job.waits_for == 0 { Next::Finish } else { Next::Wait }
+                if job.waits_for == 0 {
+                    Next::Finish
+                } else {
+                    Next::Wait
+                }
             }
             (Work::Metrics { shards }, Answer::Metrics(snapshot)) => {
                 shards.push(*snapshot);
-                if job.waits_for == 0 { Next::Finish } else { Next::Wait }
+                if job.waits_for == 0 {
+                    Next::Finish
+                } else {
+                    Next::Wait
+                }
             }
             (Work::PutStream, Answer::StreamPut) => {
-                if job.waits_for == 0 { Next::Finish } else { Next::Wait }
+                if job.waits_for == 0 {
+                    Next::Finish
+                } else {
+                    Next::Wait
+                }
             }
             (Work::Get { .. } | Work::History, Answer::Records { set, .. }) => {
                 return self.finish_with_records(ticket, set);
@@ -228,11 +297,21 @@ impl<S> Core<S> {
         };
         match next {
             Next::Wait => {}
-            Next::Ask { shard, stream, from_lsn, limit } => {
+            Next::Ask {
+                shard,
+                stream,
+                from_lsn,
+                limit,
+            } => {
                 if let Some(job) = self.jobs.get(ticket) {
                     job.waits_for = 1;
                 }
-                let ask = Ask::Scan { stream: stream.as_slice(), from_lsn, limit, wait_until_ns: 0 };
+                let ask = Ask::Scan {
+                    stream: stream.as_slice(),
+                    from_lsn,
+                    limit,
+                    wait_until_ns: 0,
+                };
                 self.ask(shard, ticket, &ask);
             }
             Next::Finish => self.finish(ticket),
@@ -243,7 +322,8 @@ impl<S> Core<S> {
     pub(crate) fn ask(&mut self, shard: usize, ticket: Ticket, ask: &Ask<&[u8]>) {
         if shard == self.id {
             let origin = Origin { shard, ticket };
-            self.serve(origin, ask).expect("reads need no room in the log");
+            self.serve(origin, ask)
+                .expect("reads need no room in the log");
         } else {
             self.hops += 1;
             self.outbound[shard].ask(ticket, ask);
@@ -251,10 +331,14 @@ impl<S> Core<S> {
     }
 
     fn finish_with_refusal(&mut self, ticket: Ticket, refusal: Refusal) {
-        let Some(job) = self.jobs.remove(ticket) else { return };
+        let Some(job) = self.jobs.remove(ticket) else {
+            return;
+        };
         let mark = render::mark(job.log, job.epoch, job.durable_lsn);
         self.count_refusal(&refusal);
-        self.reply_to(&job, |out| render::refusal(out, &job.asker.voice, mark, &refusal, None));
+        self.reply_to(&job, |out| {
+            render::refusal(out, &job.asker.voice, mark, &refusal, None)
+        });
     }
 
     fn finish_with_records(&mut self, ticket: Ticket, set: RecordSet) {
@@ -264,19 +348,29 @@ impl<S> Core<S> {
         {
             return self.finish_with_refusal(ticket, refusal);
         }
-        let Some(job) = self.jobs.remove(ticket) else { return };
+        let Some(job) = self.jobs.remove(ticket) else {
+            return;
+        };
         let mark = render::mark(job.log, job.epoch, job.durable_lsn);
         self.reply_to(&job, |out| match job.work {
             Work::Get { if_none_match } => {
                 let record = set.iter().next().expect("a found record is in its set");
                 render::record(out, &job.asker.voice, mark, &record, if_none_match);
             }
-            _ => render::records(out, &job.asker.voice, mark, std::slice::from_ref(&set), None),
+            _ => render::records(
+                out,
+                &job.asker.voice,
+                mark,
+                std::slice::from_ref(&set),
+                None,
+            ),
         });
     }
 
     fn finish(&mut self, ticket: Ticket) {
-        let Some(mut job) = self.jobs.remove(ticket) else { return };
+        let Some(mut job) = self.jobs.remove(ticket) else {
+            return;
+        };
         let mark = render::mark(job.log, job.epoch, job.durable_lsn);
         let asker = job.asker;
         let voice = &asker.voice;
@@ -285,12 +379,22 @@ impl<S> Core<S> {
                 if let Some(refusal) = work.refusal.take() {
                     let refusal = partly(refusal, work);
                     self.count_refusal(&refusal);
-                    return self.reply_to(&job, |out| render::refusal(out, voice, mark, &refusal, None));
+                    return self.reply_to(&job, |out| {
+                        render::refusal(out, voice, mark, &refusal, None)
+                    });
                 }
                 work.parts.sort_by_key(|p| p.log);
                 let versions = work.versions_in_request_order();
                 self.reply_to(&job, |out| match &job.work {
-                    Work::Append(work) => render::appended(out, voice, mark, work.durability, work.form, &work.parts, &versions),
+                    Work::Append(work) => render::appended(
+                        out,
+                        voice,
+                        mark,
+                        work.durability,
+                        work.form,
+                        &work.parts,
+                        &versions,
+                    ),
                     _ => unreachable!("matched above"),
                 });
             }
@@ -298,13 +402,19 @@ impl<S> Core<S> {
                 let empty = scan.records == 0;
                 let (sets, cursor) = (std::mem::take(&mut scan.set), scan.cursor.clone());
                 // A page without records is the end: no cursor, so that a loop over pages ends.
-                self.reply_to(&job, |out| render::records(out, voice, mark, &sets, (!empty).then_some(&cursor)));
+                self.reply_to(&job, |out| {
+                    render::records(out, voice, mark, &sets, (!empty).then_some(&cursor))
+                });
             }
             Work::Tail(tail) => {
                 if tail.records == 0 && tail.wait_until_ns > self.now.monotonic_ns {
-                    let Some(conn) = self.conns.get_mut(asker.conn) else { return };
+                    let Some(conn) = self.conns.get_mut(asker.conn) else {
+                        return;
+                    };
                     if !conn.ended {
-                        let Work::Tail(tail) = job.work else { unreachable!("just matched") };
+                        let Work::Tail(tail) = job.work else {
+                            unreachable!("just matched")
+                        };
                         return self.start_tail(asker, tail);
                     }
                 }
@@ -312,23 +422,51 @@ impl<S> Core<S> {
                 if tail.follow {
                     return self.tail_goes_on(job, &sets, &cursor);
                 }
-                self.reply_to(&job, |out| render::records(out, voice, mark, &sets, Some(&cursor)));
+                self.reply_to(&job, |out| {
+                    render::records(out, voice, mark, &sets, Some(&cursor))
+                });
             }
-            Work::PutStream => self.reply_to(&job, |out| render::body(out, voice, mark, 200, "application/json", b"{\"stored\":true}\n")),
+            Work::PutStream => self.reply_to(&job, |out| {
+                render::body(
+                    out,
+                    voice,
+                    mark,
+                    200,
+                    "application/json",
+                    b"{\"stored\":true}\n",
+                )
+            }),
             Work::Streams { only, found } => {
                 let text = render::streams(found, only.as_deref());
                 match text {
-                    Some(text) => self.reply_to(&job, |out| render::body(out, voice, mark, 200, "application/json", text.as_bytes())),
+                    Some(text) => self.reply_to(&job, |out| {
+                        render::body(out, voice, mark, 200, "application/json", text.as_bytes())
+                    }),
                     None => {
                         let refusal = refuse(Code::NotFound, "no such stream");
-                        self.reply_to(&job, |out| render::refusal(out, voice, mark, &refusal, None));
+                        self.reply_to(&job, |out| {
+                            render::refusal(out, voice, mark, &refusal, None)
+                        });
                     }
                 }
             }
             Work::Metrics { shards } => {
                 shards.sort_by_key(|s| s.shard);
-                let text = crate::metrics::render(shards, &crate::metrics::ProcessUsage::read(), env!("CARGO_PKG_VERSION"));
-                self.reply_to(&job, |out| render::body(out, voice, mark, 200, crate::metrics::CONTENT_TYPE, text.as_bytes()));
+                let text = crate::metrics::render(
+                    shards,
+                    &crate::metrics::ProcessUsage::read(),
+                    env!("CARGO_PKG_VERSION"),
+                );
+                self.reply_to(&job, |out| {
+                    render::body(
+                        out,
+                        voice,
+                        mark,
+                        200,
+                        crate::metrics::CONTENT_TYPE,
+                        text.as_bytes(),
+                    )
+                });
             }
             Work::Get { .. } | Work::History => unreachable!("answered with records"),
         }
@@ -338,7 +476,9 @@ impl<S> Core<S> {
     fn reply_to(&mut self, job: &Job, write: impl FnOnce(&mut Vec<u8>)) {
         let gate = self.partition.gate(job.gate);
         let released = job.released();
-        let Some(conn) = self.conns.get_mut(job.asker.conn) else { return };
+        let Some(conn) = self.conns.get_mut(job.asker.conn) else {
+            return;
+        };
         conn.jobs -= 1;
         conn.heavy -= u32::from(job.asker.heavy);
         let unsent_before = conn.out.bytes();
@@ -346,7 +486,11 @@ impl<S> Core<S> {
             self.latency.record(&released, self.now.monotonic_ns);
         }
         // Replies that stood behind this one may have gates that were passed while they waited: no commit will come for them.
-        let (durable, now_ns, latency) = (self.partition.log.durable_lsn(), self.now.monotonic_ns, &mut self.latency);
+        let (durable, now_ns, latency) = (
+            self.partition.log.durable_lsn(),
+            self.now.monotonic_ns,
+            &mut self.latency,
+        );
         conn.out.release(durable, |r| latency.record(&r, now_ns));
         self.unsent_bytes += (conn.out.bytes() - unsent_before) as u64;
         self.touch(job.asker.conn);
@@ -355,7 +499,9 @@ impl<S> Core<S> {
     /// A followed tail: write what came as events, ask again.
     fn tail_goes_on(&mut self, mut job: Job, sets: &[RecordSet], cursor: &Cursor) {
         let asker = job.asker;
-        let Some(conn) = self.conns.get_mut(asker.conn) else { return };
+        let Some(conn) = self.conns.get_mut(asker.conn) else {
+            return;
+        };
         if conn.ended {
             // Nobody listens any more: the end of the stream is the end of the connection.
             return self.reply_to(&job, |_| ());
@@ -364,10 +510,14 @@ impl<S> Core<S> {
         render::events(&mut bytes, sets, cursor);
         conn.out.stream(asker.hole, bytes, job.released());
         self.touch(asker.conn);
-        let Work::Tail(tail) = &mut job.work else { unreachable!("only tails are followed") };
+        let Work::Tail(tail) = &mut job.work else {
+            unreachable!("only tails are followed")
+        };
         tail.records = 0;
         tail.wait_until_ns = self.now.monotonic_ns + HEARTBEAT_NS;
-        let Work::Tail(tail) = job.work else { unreachable!("only tails are followed") };
+        let Work::Tail(tail) = job.work else {
+            unreachable!("only tails are followed")
+        };
         self.held_tails.push((asker, tail));
         self.resume_tails();
     }
@@ -375,7 +525,9 @@ impl<S> Core<S> {
     /// Followed tails whose clients have read enough of what they were sent ask for more.
     pub(crate) fn resume_tails(&mut self) {
         for (asker, tail) in std::mem::take(&mut self.held_tails) {
-            let Some(conn) = self.conns.get_mut(asker.conn) else { continue };
+            let Some(conn) = self.conns.get_mut(asker.conn) else {
+                continue;
+            };
             if conn.out.bytes() < self.shared.bounds.unsent_bytes_max {
                 self.start_tail(asker, tail);
             } else {
@@ -389,18 +541,35 @@ impl<S> Core<S> {
     pub(crate) fn start_tail(&mut self, asker: Asker, tail: ScanWork) {
         let logs = self.shared.logs.clone();
         let stream = tail.stream.clone();
-        let (limit, wait_until_ns) = (tail.limit, tail.wait_until_ns.min(self.now.monotonic_ns + TAIL_SLICE_NS));
+        let (limit, wait_until_ns) = (
+            tail.limit,
+            tail.wait_until_ns
+                .min(self.now.monotonic_ns + TAIL_SLICE_NS),
+        );
         let from: Vec<u64> = logs.iter().map(|l| tail.next_lsn_of(*l)).collect();
         let ticket = self.jobs.add(asker, logs.len() as u32, Work::Tail(tail));
         for (shard, from_lsn) in from.into_iter().enumerate() {
-            self.ask(shard, ticket, &Ask::Scan { stream: stream.as_slice(), from_lsn, limit, wait_until_ns });
+            self.ask(
+                shard,
+                ticket,
+                &Ask::Scan {
+                    stream: stream.as_slice(),
+                    from_lsn,
+                    limit,
+                    wait_until_ns,
+                },
+            );
         }
     }
 }
 
 impl ScanWork {
     pub fn next_lsn_of(&self, log: u32) -> u64 {
-        self.cursor.next.iter().find(|(l, _)| *l == log).map_or(1, |(_, lsn)| *lsn)
+        self.cursor
+            .next
+            .iter()
+            .find(|(l, _)| *l == log)
+            .map_or(1, |(_, lsn)| *lsn)
     }
     fn take(&mut self, log: u32, set: RecordSet, next_lsn: u64) {
         self.records += set.len() as u32;
@@ -416,7 +585,9 @@ impl ScanWork {
         }
     }
     fn is_full(&self) -> bool {
-        self.records >= self.limit || self.set.iter().map(RecordSet::bytes).sum::<usize>() >= crate::owner::ANSWER_BYTES_MAX
+        self.records >= self.limit
+            || self.set.iter().map(RecordSet::bytes).sum::<usize>()
+                >= crate::owner::ANSWER_BYTES_MAX
     }
 }
 
@@ -428,7 +599,11 @@ impl AppendWork {
         let mut next = vec![0usize; self.versions.len()];
         let mut ordered = Vec::with_capacity(self.owners.len());
         for log in &self.owners {
-            if let Some(i) = self.versions.iter().position(|(l, _)| *l == u32::from(*log)) {
+            if let Some(i) = self
+                .versions
+                .iter()
+                .position(|(l, _)| *l == u32::from(*log))
+            {
                 ordered.push(self.versions[i].1[next[i]]);
                 next[i] += 1;
             }

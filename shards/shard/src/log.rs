@@ -133,11 +133,18 @@ pub struct LogStart {
 impl Log {
     /// Continue a log. `start.segments` must not be empty.
     pub fn new(start: LogStart, pool: BufferPool) -> Log {
-        let current = *start.segments.last().expect("a log starts on a prepared segment");
-        assert_eq!(current.segment, start.chain.segment, "the chain continues in the last segment");
+        let current = *start
+            .segments
+            .last()
+            .expect("a log starts on a prepared segment");
+        assert_eq!(
+            current.segment, start.chain.segment,
+            "the chain continues in the last segment"
+        );
         let ready = ready(&current, start.segment_bytes);
         let durable = start.chain.next_lsn - 1;
-        let unit_bytes_max = wal::writer::unit_bytes_max(start.segment_bytes as usize, pool.bytes_each());
+        let unit_bytes_max =
+            wal::writer::unit_bytes_max(start.segment_bytes as usize, pool.bytes_each());
         Log {
             unit_bytes_max,
             now_ns: 0,
@@ -206,7 +213,13 @@ impl Log {
 
     /// A log that is not recovered yet: refuses everything.
     pub fn recovering(identity: LogIdentity, segment_bytes: u64, pool: BufferPool) -> Log {
-        let nowhere = SegmentFile { slot: 0, file: UNMADE, segment: 1, generation: 0, first_lsn: 0 };
+        let nowhere = SegmentFile {
+            slot: 0,
+            file: UNMADE,
+            segment: 1,
+            generation: 0,
+            first_lsn: 0,
+        };
         let start = LogStart {
             identity,
             epoch: 1,
@@ -224,7 +237,10 @@ impl Log {
 
     /// The most record bytes that one batch can hold.
     pub fn batch_room(&self) -> usize {
-        self.pool.bytes_each().min(self.segment_bytes as usize - BLOCK_BYTES) - BATCH_HEADER_BYTES
+        self.pool
+            .bytes_each()
+            .min(self.segment_bytes as usize - BLOCK_BYTES)
+            - BATCH_HEADER_BYTES
     }
 
     /// Whether a unit of `bytes`, whose largest record has `largest`, can ever be appended.
@@ -275,7 +291,9 @@ impl Log {
 
     fn open(&mut self, least_room: usize) -> Result<(), Blocked> {
         assert!(!self.writer.is_open(), "one batch is open at a time");
-        let Some(buffer) = self.pool.take() else { return Err(Blocked::Buffers) };
+        let Some(buffer) = self.pool.take() else {
+            return Err(Blocked::Buffers);
+        };
         match self.writer.open(buffer, least_room) {
             Ok(()) => {
                 self.opened_ns = self.now_ns;
@@ -292,7 +310,8 @@ impl Log {
         if self.writer.room() < wal::record::encoded_bytes(record) {
             self.freeze(false);
             let least = wal::record::encoded_bytes(record);
-            self.open(least).expect("make_room has counted the buffers and the segment's room");
+            self.open(least)
+                .expect("make_room has counted the buffers and the segment's room");
         }
         self.writer.append(record)
     }
@@ -300,14 +319,31 @@ impl Log {
     /// Seal the open batch and queue it.
     fn freeze(&mut self, commits: bool) {
         let durable = self.commits.durable_lsn();
-        let Some(sealed) = self.writer.seal(commits, durable, self.log_time_us) else { return };
+        let Some(sealed) = self.writer.seal(commits, durable, self.log_time_us) else {
+            return;
+        };
         self.marked_lsn = durable;
         self.queue(sealed);
     }
 
     fn queue(&mut self, sealed: SealedBatch<Buffer>) {
-        let SealedBatch { batch, file, segment, offset, bytes, buffer, first_lsn, last_lsn, records, commits } = sealed;
-        if let Some(s) = self.segments.iter_mut().rev().find(|s| s.segment == segment)
+        let SealedBatch {
+            batch,
+            file,
+            segment,
+            offset,
+            bytes,
+            buffer,
+            first_lsn,
+            last_lsn,
+            records,
+            commits,
+        } = sealed;
+        if let Some(s) = self
+            .segments
+            .iter_mut()
+            .rev()
+            .find(|s| s.segment == segment)
             && s.first_lsn == 0
         {
             s.first_lsn = first_lsn;
@@ -336,7 +372,11 @@ impl Log {
         }
         if self.queued == 0 && self.writer.is_open() && self.writer.records() > 0 {
             let filled = self.pool.bytes_each().saturating_sub(self.writer.room());
-            let depth = if filled < SMALL_BATCH_BYTES { SMALL_BATCHES_IN_FLIGHT } else { LARGE_BATCHES_IN_FLIGHT };
+            let depth = if filled < SMALL_BATCH_BYTES {
+                SMALL_BATCHES_IN_FLIGHT
+            } else {
+                LARGE_BATCHES_IN_FLIGHT
+            };
             if self.in_flight < depth {
                 self.freeze(true);
             }
@@ -362,7 +402,11 @@ impl Log {
     /// While nothing else happens: write down that the last acks are durable, so that damage to the very last batch is
     /// told from a torn tail. At most one empty batch after each burst.
     pub fn mark_idle(&mut self) -> bool {
-        if self.failed.is_some() || self.in_flight > 0 || self.queued > 0 || self.marked_lsn >= self.commits.durable_lsn() {
+        if self.failed.is_some()
+            || self.in_flight > 0
+            || self.queued > 0
+            || self.marked_lsn >= self.commits.durable_lsn()
+        {
             return false;
         }
         if self.writer.is_open() && self.writer.records() > 0 {
@@ -380,11 +424,18 @@ impl Log {
 
     /// True while acked or appended records are not yet covered by the device.
     pub fn is_dirty(&self) -> bool {
-        self.in_flight > 0 || self.queued > 0 || (self.writer.is_open() && self.writer.records() > 0)
+        self.in_flight > 0
+            || self.queued > 0
+            || (self.writer.is_open() && self.writer.records() > 0)
     }
 
     /// A write of batch `batch` came back.
-    pub fn written(&mut self, batch: u64, result: std::io::Result<usize>, now_ns: u64) -> Option<WriteDone> {
+    pub fn written(
+        &mut self,
+        batch: u64,
+        result: std::io::Result<usize>,
+        now_ns: u64,
+    ) -> Option<WriteDone> {
         let first = self.window.front().map_or(0, |f| f.batch);
         let index = usize::try_from(batch.checked_sub(first)?).ok()?;
         let frozen = self.window.get_mut(index)?;
@@ -396,8 +447,14 @@ impl Log {
             Err(e) => Some(e.to_string()),
         };
         if let Some(problem) = problem {
-            let where_ = format!("segment {} offset {} batch {batch}: {problem}", frozen.segment, frozen.offset);
-            tracing::error!(log = self.identity.number, "log write failed, nothing is acked here until a restart re-reads the media: {where_}");
+            let where_ = format!(
+                "segment {} offset {} batch {batch}: {problem}",
+                frozen.segment, frozen.offset
+            );
+            tracing::error!(
+                log = self.identity.number,
+                "log write failed, nothing is acked here until a restart re-reads the media: {where_}"
+            );
             self.failed.get_or_insert(where_);
             return None;
         }
@@ -411,8 +468,15 @@ impl Log {
         };
         self.bytes_written += u64::from(done.bytes);
         // Behind a failed write nothing may become durable, even if a later batch did reach the device.
-        let durable_lsn = if self.failed.is_some() { None } else { self.commits.completed(batch) };
-        Some(WriteDone { durable_lsn, ..done })
+        let durable_lsn = if self.failed.is_some() {
+            None
+        } else {
+            self.commits.completed(batch)
+        };
+        Some(WriteDone {
+            durable_lsn,
+            ..done
+        })
     }
 
     /// Bytes of all batch buffers.
@@ -422,17 +486,24 @@ impl Log {
 
     /// Every batch numbered below `batch` is on stable storage.
     pub fn is_complete_below(&self, batch: u64) -> bool {
-        self.window.iter().all(|f| f.batch >= batch || f.fate == Fate::Durable)
+        self.window
+            .iter()
+            .all(|f| f.batch >= batch || f.fate == Fate::Durable)
     }
 
     /// First lsn and record bytes of a batch that is small and still in memory.
     pub fn small_batch(&self, batch: u64) -> Option<(u64, &[u8])> {
         let first = self.window.front()?.batch;
-        let frozen = self.window.get(usize::try_from(batch.checked_sub(first)?).ok()?)?;
+        let frozen = self
+            .window
+            .get(usize::try_from(batch.checked_sub(first)?).ok()?)?;
         let small = frozen.bytes as usize <= KEPT_BATCH_BYTES && frozen.records > 0;
         small.then(|| {
             let first_lsn = frozen.last_lsn + 1 - u64::from(frozen.records);
-            (first_lsn, &frozen.buffer[BATCH_HEADER_BYTES..frozen.bytes as usize])
+            (
+                first_lsn,
+                &frozen.buffer[BATCH_HEADER_BYTES..frozen.bytes as usize],
+            )
         })
     }
 
@@ -441,7 +512,10 @@ impl Log {
         let index = self.window.partition_point(|f| f.last_lsn < lsn);
         let frozen = self.window.get(index)?;
         let first_lsn = frozen.last_lsn + 1 - u64::from(frozen.records);
-        (frozen.records > 0 && first_lsn <= lsn).then_some(Location { segment: frozen.segment, offset: frozen.offset })
+        (frozen.records > 0 && first_lsn <= lsn).then_some(Location {
+            segment: frozen.segment,
+            offset: frozen.offset,
+        })
     }
 
     /// The header of a segment of this log.
@@ -481,7 +555,9 @@ impl Log {
         if (at.segment, at.offset) < (first.segment, first.offset) {
             return None;
         }
-        let index = self.window.partition_point(|f| (f.segment, f.offset) <= (at.segment, at.offset));
+        let index = self
+            .window
+            .partition_point(|f| (f.segment, f.offset) <= (at.segment, at.offset));
         let frozen = self.window.get(index.checked_sub(1)?)?;
         if frozen.segment != at.segment || at.offset >= frozen.offset + frozen.bytes {
             return None;
@@ -493,22 +569,35 @@ impl Log {
     /// The segment with this number.
     pub fn segment(&self, segment: u32) -> Option<&SegmentFile> {
         let first = self.segments.front()?.segment;
-        self.segments.get(segment.checked_sub(first)? as usize).inspect(|s| assert_eq!(s.segment, segment))
+        self.segments
+            .get(segment.checked_sub(first)? as usize)
+            .inspect(|s| assert_eq!(s.segment, segment))
     }
 
     /// The segment in which `lsn` lies, by the first lsns.
     pub fn segment_of_lsn(&self, lsn: u64) -> Option<&SegmentFile> {
-        let holding = self.segments.partition_point(|s| s.first_lsn != 0 && s.first_lsn <= lsn);
-        self.segments.get(holding.saturating_sub(1)).filter(|s| s.first_lsn != 0)
+        let holding = self
+            .segments
+            .partition_point(|s| s.first_lsn != 0 && s.first_lsn <= lsn);
+        self.segments
+            .get(holding.saturating_sub(1))
+            .filter(|s| s.first_lsn != 0)
     }
 
     fn prepare_ahead<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
-        if self.pending.is_some() || self.writer.segments_ahead() >= self.segments_ahead || now_ns < self.prepare_retry_ns {
+        if self.pending.is_some()
+            || self.writer.segments_ahead() >= self.segments_ahead
+            || now_ns < self.prepare_retry_ns
+        {
             return;
         }
         let segment = self.segments.back().map_or(1, |s| s.segment + 1);
         // A file whose header names this very segment goes first: no two files may ever name the same one.
-        let at = self.spare.iter().position(|s| s.segment == segment).or(self.spare.len().checked_sub(1));
+        let at = self
+            .spare
+            .iter()
+            .position(|s| s.segment == segment)
+            .or(self.spare.len().checked_sub(1));
         let old = at.map(|at| self.spare.swap_remove(at));
         let (slot, generation) = match &old {
             Some(old) => (old.slot, old.generation + 1),
@@ -518,15 +607,29 @@ impl Log {
             self.next_slot += 1;
         }
         let header = segment_header(&self.identity, segment, generation, self.segment_bytes);
-        let made = SegmentFile { slot, file: old.map_or(UNMADE, |o| o.file), segment, generation, first_lsn: 0 };
+        let made = SegmentFile {
+            slot,
+            file: old.map_or(UNMADE, |o| o.file),
+            segment,
+            generation,
+            first_lsn: 0,
+        };
         self.pending = Some((made, old));
         let recycle = old.map(|o| o.file).filter(|file| *file != UNMADE);
-        driver.prepare_segment(slot, recycle, self.segment_bytes, header, Token::segment(slot));
+        driver.prepare_segment(
+            slot,
+            recycle,
+            self.segment_bytes,
+            header,
+            Token::segment(slot),
+        );
     }
 
     /// A segment file became ready, or could not be made.
     pub fn segment_ready(&mut self, result: std::io::Result<FileId>, now_ns: u64) {
-        let Some((made, old)) = self.pending.take() else { return };
+        let Some((made, old)) = self.pending.take() else {
+            return;
+        };
         match result {
             Ok(file) => {
                 if self.disk_full {
@@ -539,13 +642,19 @@ impl Log {
             }
             Err(error) => {
                 if !self.disk_full {
-                    tracing::warn!(log = self.identity.number, "no room for another segment ({error}): writes are refused once this one is full; free space and they resume");
+                    tracing::warn!(
+                        log = self.identity.number,
+                        "no room for another segment ({error}): writes are refused once this one is full; free space and they resume"
+                    );
                 }
                 self.disk_full = true;
                 self.prepare_retry_ns = now_ns + 500_000_000;
                 match old {
                     // Its header may be the old one or the new one: it is tried again for the same segment.
-                    Some(old) => self.spare.push(SegmentFile { segment: made.segment, ..old }),
+                    Some(old) => self.spare.push(SegmentFile {
+                        segment: made.segment,
+                        ..old
+                    }),
                     None => self.next_slot -= 1,
                 }
             }
@@ -554,12 +663,28 @@ impl Log {
 }
 
 fn ready(s: &SegmentFile, segment_bytes: u64) -> ReadySegment {
-    ReadySegment { segment: s.segment, generation: s.generation, bytes: segment_bytes as u32, file: s.file.0 }
+    ReadySegment {
+        segment: s.segment,
+        generation: s.generation,
+        bytes: segment_bytes as u32,
+        file: s.file.0,
+    }
 }
 
 /// The header block of a segment, as the driver writes it.
-pub fn segment_header(identity: &LogIdentity, segment: u32, generation: u32, segment_bytes: u64) -> Vec<u8> {
+pub fn segment_header(
+    identity: &LogIdentity,
+    segment: u32,
+    generation: u32,
+    segment_bytes: u64,
+) -> Vec<u8> {
     let mut block = vec![0; BLOCK_BYTES];
-    wal::segment::SegmentHeader { identity: *identity, segment, generation, segment_bytes }.encode(&mut block);
+    wal::segment::SegmentHeader {
+        identity: *identity,
+        segment,
+        generation,
+        segment_bytes,
+    }
+    .encode(&mut block);
     block
 }

@@ -61,17 +61,41 @@ impl<S> Core<S> {
                         needed = Some(wanted);
                         break;
                     }
-                    Parsed::Request { consumed, id, request } => {
+                    Parsed::Request {
+                        consumed,
+                        id,
+                        request,
+                    } => {
                         at += consumed;
                         let digest = self.look_ahead(&request);
-                        group.push(Frame { consumed, id, what: What::Request(request), digest });
+                        group.push(Frame {
+                            consumed,
+                            id,
+                            what: What::Request(request),
+                            digest,
+                        });
                     }
-                    Parsed::Refused { consumed, id, opcode, refusal } => {
+                    Parsed::Refused {
+                        consumed,
+                        id,
+                        opcode,
+                        refusal,
+                    } => {
                         at += consumed;
-                        group.push(Frame { consumed, id, what: What::Refused(opcode, refusal), digest: None });
+                        group.push(Frame {
+                            consumed,
+                            id,
+                            what: What::Refused(opcode, refusal),
+                            digest: None,
+                        });
                     }
                     Parsed::Broken(refusal) => {
-                        group.push(Frame { consumed: bytes.len() - at, id: 0, what: What::Broken(refusal), digest: None });
+                        group.push(Frame {
+                            consumed: bytes.len() - at,
+                            id: 0,
+                            what: What::Broken(refusal),
+                            digest: None,
+                        });
                         break;
                     }
                 }
@@ -81,23 +105,36 @@ impl<S> Core<S> {
                     self.partition.index.prefetch_slot(digest);
                 }
                 for frame in &group {
-                    if let (What::Request(Request::Get { .. }), Some(digest)) = (&frame.what, frame.digest) {
+                    if let (What::Request(Request::Get { .. }), Some(digest)) =
+                        (&frame.what, frame.digest)
+                    {
                         self.partition.prefetch_record(digest);
                     }
                 }
             }
             for frame in group {
                 if conn.stalled || conn.closing || self.must_wait(conn) {
-                    return Used { bytes: used, needed: 0 };
+                    return Used {
+                        bytes: used,
+                        needed: 0,
+                    };
                 }
                 match frame.what {
                     What::Request(request) => {
-                        if self.native_request(conn, frame.id, request, frame.digest).is_err() {
+                        if self
+                            .native_request(conn, frame.id, request, frame.digest)
+                            .is_err()
+                        {
                             self.stall(conn);
-                            return Used { bytes: used, needed: 0 };
+                            return Used {
+                                bytes: used,
+                                needed: 0,
+                            };
                         }
                     }
-                    What::Refused(opcode, refusal) => self.native_refuse(conn, frame.id, opcode, &refusal),
+                    What::Refused(opcode, refusal) => {
+                        self.native_refuse(conn, frame.id, opcode, &refusal)
+                    }
                     What::Broken(refusal) => {
                         self.native_refuse(conn, 0, 0, &refusal);
                         conn.closing = true;
@@ -106,17 +143,25 @@ impl<S> Core<S> {
                 used += frame.consumed;
             }
             if let Some(needed) = needed {
-                return Used { bytes: used, needed };
+                return Used {
+                    bytes: used,
+                    needed,
+                };
             }
         }
-        Used { bytes: used, needed: 0 }
+        Used {
+            bytes: used,
+            needed: 0,
+        }
     }
 
     /// Digest of the key that a frame is about, if it is about one key of this shard.
     #[inline]
     fn look_ahead(&self, request: &Request<'_>) -> Option<Digest> {
         let (stream, key) = match request {
-            Request::Append(append) if append.records == 1 => (append.stream, append.iter().next()?.key),
+            Request::Append(append) if append.records == 1 => {
+                (append.stream, append.iter().next()?.key)
+            }
             Request::Get { stream, key } => (*stream, *key),
             _ => return None,
         };
@@ -128,24 +173,53 @@ impl<S> Core<S> {
     }
 
     /// A refusal that leaves once `lsn` is durable.
-    fn native_refuse_behind(&mut self, conn: &mut Connection, lsn: u64, id: u64, opcode: u8, refusal: &Refusal) {
+    fn native_refuse_behind(
+        &mut self,
+        conn: &mut Connection,
+        lsn: u64,
+        id: u64,
+        opcode: u8,
+        refusal: &Refusal,
+    ) {
         self.count_refusal(refusal);
         let gate = self.partition.gate(lsn);
         let mark = self.mark();
-        let mark = native::ReplyMark { durable_lsn: mark.durable_lsn.max(gate), ..mark };
-        let released = Released { operation: Operation::Other, started_ns: self.now.monotonic_ns, count: 1 };
-        conn.out.reply(gate, released, |out| native::error_reply(out, id, opcode, mark, refusal));
+        let mark = native::ReplyMark {
+            durable_lsn: mark.durable_lsn.max(gate),
+            ..mark
+        };
+        let released = Released {
+            operation: Operation::Other,
+            started_ns: self.now.monotonic_ns,
+            count: 1,
+        };
+        conn.out.reply(gate, released, |out| {
+            native::error_reply(out, id, opcode, mark, refusal)
+        });
     }
 
-    fn native_request(&mut self, conn: &mut Connection, id: u64, request: Request<'_>, digest: Option<Digest>) -> Result<(), Later> {
+    fn native_request(
+        &mut self,
+        conn: &mut Connection,
+        id: u64,
+        request: Request<'_>,
+        digest: Option<Digest>,
+    ) -> Result<(), Later> {
         let op = opcode_of(&request);
-        self.metrics.requests(Protocol::Native, operation_of(&request), 1);
+        self.metrics
+            .requests(Protocol::Native, operation_of(&request), 1);
         if !conn.authorised && !matches!(request, Request::Hello { .. }) {
-            let refusal = refuse(Code::Unauthorized, "this server wants a token: send it in a hello frame first");
+            let refusal = refuse(
+                Code::Unauthorized,
+                "this server wants a token: send it in a hello frame first",
+            );
             self.native_refuse(conn, id, op, &refusal);
             return Ok(());
         }
-        let heavy = matches!(request, Request::History { .. } | Request::Scan { .. } | Request::Tail { .. });
+        let heavy = matches!(
+            request,
+            Request::History { .. } | Request::Scan { .. } | Request::Tail { .. }
+        );
         if heavy && let Some(refusal) = self.too_much_unread() {
             self.native_refuse(conn, id, op, &refusal);
             return Ok(());
@@ -153,25 +227,51 @@ impl<S> Core<S> {
         match request {
             Request::Append(append) => return self.native_append(conn, id, &append, digest),
             Request::Get { stream, key } => self.native_get(conn, id, stream, key, digest),
-            Request::History { stream, key, before, limit } => {
+            Request::History {
+                stream,
+                key,
+                before,
+                limit,
+            } => {
                 let owner = self.owner_of(key);
                 let asker = Asker::heavy_on(conn, Voice::Native { id, opcode: op });
                 let ticket = self.jobs.add(asker, 1, Work::History);
-                self.ask(owner, ticket, &Ask::History { stream, key, before, limit });
+                self.ask(
+                    owner,
+                    ticket,
+                    &Ask::History {
+                        stream,
+                        key,
+                        before,
+                        limit,
+                    },
+                );
             }
-            Request::Scan { stream, cursor, limit } => match self.cursor(cursor) {
+            Request::Scan {
+                stream,
+                cursor,
+                limit,
+            } => match self.cursor(cursor) {
                 Ok(cursor) => {
                     let asker = Asker::heavy_on(conn, Voice::Native { id, opcode: op });
                     self.start_scan(asker, stream, cursor, limit);
                 }
                 Err(refusal) => self.native_refuse(conn, id, op, &refusal),
             },
-            Request::Tail { stream, cursor, limit, wait_ms } => match self.cursor(cursor) {
+            Request::Tail {
+                stream,
+                cursor,
+                limit,
+                wait_ms,
+            } => match self.cursor(cursor) {
                 Ok(cursor) => {
                     let asker = Asker::heavy_on(conn, Voice::Native { id, opcode: op });
                     let wait_until_ns = self.now.monotonic_ns + u64::from(wait_ms) * 1_000_000;
                     let cursor = cursor.unwrap_or_else(|| self.first_cursor());
-                    self.start_tail(asker, ScanWork::new(stream, Some(cursor), limit, wait_until_ns, false));
+                    self.start_tail(
+                        asker,
+                        ScanWork::new(stream, Some(cursor), limit, wait_until_ns, false),
+                    );
                 }
                 Err(refusal) => self.native_refuse(conn, id, op, &refusal),
             },
@@ -192,19 +292,33 @@ impl<S> Core<S> {
 
     fn native_bytes(&mut self, conn: &mut Connection, id: u64, op: u8, body: &[u8]) {
         let mark = self.mark();
-        let released = Released { operation: Operation::Other, started_ns: conn.input_since_ns, count: 1 };
-        conn.out.reply(0, released, |out| native::bytes_reply(out, id, op, mark, body));
+        let released = Released {
+            operation: Operation::Other,
+            started_ns: conn.input_since_ns,
+            count: 1,
+        };
+        conn.out.reply(0, released, |out| {
+            native::bytes_reply(out, id, op, mark, body)
+        });
     }
 
     fn native_hello(&mut self, conn: &mut Connection, id: u64, version: u16, token: &[u8]) {
         if version != native::PROTOCOL_VERSION {
-            let message = format!("protocol version {version} is not spoken here: this server speaks {}", native::PROTOCOL_VERSION);
+            let message = format!(
+                "protocol version {version} is not spoken here: this server speaks {}",
+                native::PROTOCOL_VERSION
+            );
             self.native_refuse(conn, id, opcode::HELLO, &refuse(Code::Unsupported, message));
             conn.closing = true;
             return;
         }
         if !self.token_is_right(token) {
-            self.native_refuse(conn, id, opcode::HELLO, &refuse(Code::Unauthorized, "the token is not this server's"));
+            self.native_refuse(
+                conn,
+                id,
+                opcode::HELLO,
+                &refuse(Code::Unauthorized, "the token is not this server's"),
+            );
             conn.closing = true;
             return;
         }
@@ -214,10 +328,20 @@ impl<S> Core<S> {
         self.native_bytes(conn, id, opcode::HELLO, &body);
     }
 
-    fn native_append(&mut self, conn: &mut Connection, id: u64, append: &Append<'_>, digest: Option<Digest>) -> Result<(), Later> {
+    fn native_append(
+        &mut self,
+        conn: &mut Connection,
+        id: u64,
+        append: &Append<'_>,
+        digest: Option<Digest>,
+    ) -> Result<(), Later> {
         let once = match append.producer {
             None => Once::No,
-            Some(p) => Once::Producer { id: p.id, sequence: p.sequence, fingerprint: crate::dedup::fingerprint(append.body()) },
+            Some(p) => Once::Producer {
+                id: p.id,
+                sequence: p.sequence,
+                fingerprint: crate::dedup::fingerprint(append.body()),
+            },
         };
         let owner = match self.single_owner(append.body(), append.records) {
             Some(owner) => owner,
@@ -238,8 +362,19 @@ impl<S> Core<S> {
                 want_versions: append.want_versions,
                 tombstone_needs_live: false,
             };
-            let asker = self.asker(conn, Voice::Native { id, opcode: opcode::APPEND });
-            let work = AppendWork::new(append.durability, AppendForm::Many, append.records, append.body().len());
+            let asker = self.asker(
+                conn,
+                Voice::Native {
+                    id,
+                    opcode: opcode::APPEND,
+                },
+            );
+            let work = AppendWork::new(
+                append.durability,
+                AppendForm::Many,
+                append.records,
+                append.body().len(),
+            );
             let ticket = self.jobs.add(asker, 1, Work::Append(work));
             self.ask(owner, ticket, &ask);
             return Ok(());
@@ -248,24 +383,51 @@ impl<S> Core<S> {
             self.native_refuse(conn, id, opcode::APPEND, &refusal);
             return Ok(());
         }
-        let unit = Unit { stream: append.stream, records: append.iter(), count: append.records, once, tombstone_needs_live: false, digest };
+        let unit = Unit {
+            stream: append.stream,
+            records: append.iter(),
+            count: append.records,
+            once,
+            tombstone_needs_live: false,
+            digest,
+        };
         let mut versions = std::mem::take(&mut self.versions);
         let result = self.partition.append(&unit, &mut versions);
         match result {
             Ok(done) => {
                 self.count_append(&done, append.body().len());
-                let gate = self.partition.gate(append_gate(append.durability, done.last_lsn));
-                let mark = native::ReplyMark { durable_lsn: self.partition.log.durable_lsn().max(gate), ..self.mark() };
-                let part = AppendPart { log: mark.log, records: done.records, first_lsn: done.first_lsn, durable_lsn: mark.durable_lsn };
+                let gate = self
+                    .partition
+                    .gate(append_gate(append.durability, done.last_lsn));
+                let mark = native::ReplyMark {
+                    durable_lsn: self.partition.log.durable_lsn().max(gate),
+                    ..self.mark()
+                };
+                let part = AppendPart {
+                    log: mark.log,
+                    records: done.records,
+                    first_lsn: done.first_lsn,
+                    durable_lsn: mark.durable_lsn,
+                };
                 let shown: &[u32] = if append.want_versions { &versions } else { &[] };
-                let released = Released { operation: Operation::Append, started_ns: conn.input_since_ns, count: 1 };
-                let now = conn.out.reply(gate, released, |out| native::append_reply(out, id, mark, append.durability, &[part], shown));
+                let released = Released {
+                    operation: Operation::Append,
+                    started_ns: conn.input_since_ns,
+                    count: 1,
+                };
+                let now = conn.out.reply(gate, released, |out| {
+                    native::append_reply(out, id, mark, append.durability, &[part], shown)
+                });
                 if now {
                     self.latency.record(&released, self.now.monotonic_ns);
                 }
             }
-            Err(NotAppended::Refused(refusal)) => self.native_refuse(conn, id, opcode::APPEND, &refusal),
-            Err(NotAppended::RefusedBehind(refusal, lsn)) => self.native_refuse_behind(conn, lsn, id, opcode::APPEND, &refusal),
+            Err(NotAppended::Refused(refusal)) => {
+                self.native_refuse(conn, id, opcode::APPEND, &refusal)
+            }
+            Err(NotAppended::RefusedBehind(refusal, lsn)) => {
+                self.native_refuse_behind(conn, lsn, id, opcode::APPEND, &refusal)
+            }
             Err(NotAppended::Later) => {
                 self.versions = versions;
                 return Err(Later);
@@ -286,10 +448,23 @@ impl<S> Core<S> {
         owners.all(|o| o == first).then_some(first)
     }
 
-    fn native_append_split(&mut self, conn: &mut Connection, id: u64, append: &Append<'_>) -> Result<(), Later> {
-        let mut work = AppendWork::new(append.durability, AppendForm::Many, append.records, append.body().len());
+    fn native_append_split(
+        &mut self,
+        conn: &mut Connection,
+        id: u64,
+        append: &Append<'_>,
+    ) -> Result<(), Later> {
+        let mut work = AppendWork::new(
+            append.durability,
+            AppendForm::Many,
+            append.records,
+            append.body().len(),
+        );
         if append.want_versions {
-            work.owners = append.iter().map(|r| self.shared.logs[self.owner_of(r.key)] as u16).collect();
+            work.owners = append
+                .iter()
+                .map(|r| self.shared.logs[self.owner_of(r.key)] as u16)
+                .collect();
         }
         self.sort_by_owner(append.body(), append.records);
         let template = Ask::Append {
@@ -301,7 +476,15 @@ impl<S> Core<S> {
             want_versions: append.want_versions,
             tombstone_needs_live: false,
         };
-        self.append_split(conn, Voice::Native { id, opcode: opcode::APPEND }, work, &template)
+        self.append_split(
+            conn,
+            Voice::Native {
+                id,
+                opcode: opcode::APPEND,
+            },
+            work,
+            &template,
+        )
     }
 
     /// Sort a request's records into `split`, by shard.
@@ -342,7 +525,13 @@ impl<S> Core<S> {
         };
         let mut result = Ok(());
         if split[self.id].1 > 0 {
-            result = self.serve(Origin { shard: self.id, ticket }, &part_of(self.id));
+            result = self.serve(
+                Origin {
+                    shard: self.id,
+                    ticket,
+                },
+                &part_of(self.id),
+            );
         }
         match result {
             Ok(()) => {
@@ -357,7 +546,14 @@ impl<S> Core<S> {
         result
     }
 
-    fn native_get(&mut self, conn: &mut Connection, id: u64, stream: &[u8], key: &[u8], digest: Option<Digest>) {
+    fn native_get(
+        &mut self,
+        conn: &mut Connection,
+        id: u64,
+        stream: &[u8],
+        key: &[u8],
+        digest: Option<Digest>,
+    ) {
         let owner = self.owner_of(key);
         if owner == self.id
             && self.state == State::Ready
@@ -365,28 +561,56 @@ impl<S> Core<S> {
         {
             let log = self.log_number();
             let mark = self.mark();
-            let (oldest_us, failed) = (self.oldest_us(stream_id), self.partition.log.failed().is_some());
+            let (oldest_us, failed) = (
+                self.oldest_us(stream_id),
+                self.partition.log.failed().is_some(),
+            );
             if let Found::Memory { record, entry } = self.partition.find(stream_id, key, digest)
                 && !entry.tombstone
                 && record.stream == stream_id
                 && record.key == key
                 && record.timestamp_us >= oldest_us
             {
-                let gate = if entry.lsn > mark.durable_lsn { entry.lsn } else { 0 };
+                let gate = if entry.lsn > mark.durable_lsn {
+                    entry.lsn
+                } else {
+                    0
+                };
                 if gate > 0 && failed {
                     let refusal = self.never_durable();
                     return self.native_refuse(conn, id, opcode::GET, &refusal);
                 }
-                let mark = native::ReplyMark { durable_lsn: mark.durable_lsn.max(gate), ..mark };
-                let released = Released { operation: Operation::Get, started_ns: conn.input_since_ns, count: 1 };
-                if conn.out.reply(gate, released, |out| native::get_reply(out, id, mark, &record_out(log, &record))) {
+                let mark = native::ReplyMark {
+                    durable_lsn: mark.durable_lsn.max(gate),
+                    ..mark
+                };
+                let released = Released {
+                    operation: Operation::Get,
+                    started_ns: conn.input_since_ns,
+                    count: 1,
+                };
+                if conn.out.reply(gate, released, |out| {
+                    native::get_reply(out, id, mark, &record_out(log, &record))
+                }) {
                     self.latency.record(&released, self.now.monotonic_ns);
                 }
                 return;
             }
         }
-        let asker = self.asker(conn, Voice::Native { id, opcode: opcode::GET });
-        let ticket = self.jobs.add(asker, 1, Work::Get { if_none_match: None });
+        let asker = self.asker(
+            conn,
+            Voice::Native {
+                id,
+                opcode: opcode::GET,
+            },
+        );
+        let ticket = self.jobs.add(
+            asker,
+            1,
+            Work::Get {
+                if_none_match: None,
+            },
+        );
         self.ask(owner, ticket, &Ask::Get { stream, key });
     }
 
@@ -394,15 +618,24 @@ impl<S> Core<S> {
         if text.is_empty() {
             return Ok(None);
         }
-        let cursor = Cursor::decode(text)
-            .ok_or_else(|| refuse(Code::Malformed, "the cursor is not one that this server gave: start without one"))?;
+        let cursor = Cursor::decode(text).ok_or_else(|| {
+            refuse(
+                Code::Malformed,
+                "the cursor is not one that this server gave: start without one",
+            )
+        })?;
         self.check_cursor(&cursor)?;
         Ok(Some(cursor))
     }
 
     /// Cursors of a timeline that this directory never had are refused by name.
     pub(crate) fn check_cursor(&self, cursor: &Cursor) -> Result<(), Refusal> {
-        if cursor.timeline != self.shared.timeline || cursor.next.iter().any(|(log, _)| !self.shared.logs.contains(log)) {
+        if cursor.timeline != self.shared.timeline
+            || cursor
+                .next
+                .iter()
+                .any(|(log, _)| !self.shared.logs.contains(log))
+        {
             let message = format!(
                 "the cursor is of timeline {}, this directory is on timeline {}: start again without a cursor",
                 cursor.timeline, self.shared.timeline
@@ -439,8 +672,22 @@ fn operation_of(request: &Request<'_>) -> Operation {
 
 impl AppendWork {
     /// `bytes`: length of the records.
-    pub fn new(durability: wire::Durability, form: AppendForm, records: u32, bytes: usize) -> AppendWork {
-        AppendWork { parts: Vec::new(), durability, form, records, bytes, owners: Vec::new(), versions: Vec::new(), refusal: None }
+    pub fn new(
+        durability: wire::Durability,
+        form: AppendForm,
+        records: u32,
+        bytes: usize,
+    ) -> AppendWork {
+        AppendWork {
+            parts: Vec::new(),
+            durability,
+            form,
+            records,
+            bytes,
+            owners: Vec::new(),
+            versions: Vec::new(),
+            refusal: None,
+        }
     }
 }
 
@@ -448,12 +695,21 @@ impl Asker {
     /// Asker of a job on `conn`, with a place in its outbox.
     pub(crate) fn on(conn: &mut Connection, voice: Voice) -> Asker {
         conn.jobs += 1;
-        Asker { conn: conn.id, hole: conn.out.hole(), voice, started_ns: conn.input_since_ns, heavy: false }
+        Asker {
+            conn: conn.id,
+            hole: conn.out.hole(),
+            voice,
+            started_ns: conn.input_since_ns,
+            heavy: false,
+        }
     }
 
     /// The same for a history, scan or tail.
     pub(crate) fn heavy_on(conn: &mut Connection, voice: Voice) -> Asker {
         conn.heavy += 1;
-        Asker { heavy: true, ..Asker::on(conn, voice) }
+        Asker {
+            heavy: true,
+            ..Asker::on(conn, voice)
+        }
     }
 }

@@ -36,7 +36,11 @@ struct Mark {
 
 enum Slot {
     Hole(u64),
-    Reply { bytes: Vec<u8>, gate: u64, released: Released },
+    Reply {
+        bytes: Vec<u8>,
+        gate: u64,
+        released: Released,
+    },
 }
 
 /// How replies of a connection may be ordered.
@@ -77,12 +81,21 @@ impl Outbox {
     }
 
     /// Add one reply, written by `write`. `gate` 0: may leave at once (in its order). Returns true if it is ready now.
-    pub fn reply(&mut self, gate: u64, released: Released, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    pub fn reply(
+        &mut self,
+        gate: u64,
+        released: Released,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         if !self.slots.is_empty() {
             let mut bytes = Vec::new();
             write(&mut bytes);
             self.slot_bytes += bytes.len();
-            self.slots.push_back(Slot::Reply { bytes, gate, released });
+            self.slots.push_back(Slot::Reply {
+                bytes,
+                gate,
+                released,
+            });
             return false;
         }
         if gate == 0 && (self.order == Order::Any || self.lane.is_empty()) {
@@ -98,13 +111,18 @@ impl Outbox {
         let end = self.lane_start + self.lane.len() as u64;
         if let Some(last) = self.marks.back_mut()
             && last.gate == gate
-            && (last.released.operation, last.released.started_ns) == (released.operation, released.started_ns)
+            && (last.released.operation, last.released.started_ns)
+                == (released.operation, released.started_ns)
         {
             last.end = end;
             last.released.count += released.count;
             return;
         }
-        self.marks.push_back(Mark { end, gate, released });
+        self.marks.push_back(Mark {
+            end,
+            gate,
+            released,
+        });
     }
 
     /// Keep a place for a reply that comes later. Only in order does a place matter; the number names it in both.
@@ -117,18 +135,41 @@ impl Outbox {
     }
 
     /// Fill a place. Returns true if bytes may have become ready.
-    pub fn fill(&mut self, hole: u64, gate: u64, released: Released, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    pub fn fill(
+        &mut self,
+        hole: u64,
+        gate: u64,
+        released: Released,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         if self.order == Order::Any {
             return self.reply(gate, released, write);
         }
-        let Some(at) = self.slots.iter().position(|s| matches!(s, Slot::Hole(h) if *h == hole)) else { return false };
+        let Some(at) = self
+            .slots
+            .iter()
+            .position(|s| matches!(s, Slot::Hole(h) if *h == hole))
+        else {
+            return false;
+        };
         let mut bytes = Vec::new();
         write(&mut bytes);
         self.slot_bytes += bytes.len();
-        self.slots[at] = Slot::Reply { bytes, gate, released };
+        self.slots[at] = Slot::Reply {
+            bytes,
+            gate,
+            released,
+        };
         let mut ready = false;
         while let Some(Slot::Reply { .. }) = self.slots.front() {
-            let Some(Slot::Reply { bytes, gate, released }) = self.slots.pop_front() else { unreachable!("just seen") };
+            let Some(Slot::Reply {
+                bytes,
+                gate,
+                released,
+            }) = self.slots.pop_front()
+            else {
+                unreachable!("just seen")
+            };
             self.slot_bytes -= bytes.len();
             if gate == 0 && self.lane.is_empty() {
                 self.ready.extend_from_slice(&bytes);
@@ -143,12 +184,17 @@ impl Outbox {
 
     /// Give up a place that was just taken: its request will be parsed again.
     pub fn fill_nothing(&mut self, hole: u64) {
-        self.slots.retain(|s| !matches!(s, Slot::Hole(h) if *h == hole));
+        self.slots
+            .retain(|s| !matches!(s, Slot::Hole(h) if *h == hole));
     }
 
     /// Bytes for a stream that stays open (server-sent events): they go in front of the hole that stands for it.
     pub fn stream(&mut self, hole: u64, bytes: Vec<u8>, released: Released) {
-        match self.slots.iter().position(|s| matches!(s, Slot::Hole(h) if *h == hole)) {
+        match self
+            .slots
+            .iter()
+            .position(|s| matches!(s, Slot::Hole(h) if *h == hole))
+        {
             Some(0) if self.lane.is_empty() => self.ready.extend_from_slice(&bytes),
             Some(0) => {
                 self.lane.extend_from_slice(&bytes);
@@ -156,7 +202,14 @@ impl Outbox {
             }
             Some(at) => {
                 self.slot_bytes += bytes.len();
-                self.slots.insert(at, Slot::Reply { bytes, gate: 0, released });
+                self.slots.insert(
+                    at,
+                    Slot::Reply {
+                        bytes,
+                        gate: 0,
+                        released,
+                    },
+                );
             }
             None => {}
         }
@@ -227,10 +280,16 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    const OP: Released = Released { operation: Operation::Append, started_ns: 1, count: 1 };
+    const OP: Released = Released {
+        operation: Operation::Append,
+        started_ns: 1,
+        count: 1,
+    };
 
     fn text(outbox: &mut Outbox) -> String {
-        let Some(bytes) = outbox.take() else { return String::new() };
+        let Some(bytes) = outbox.take() else {
+            return String::new();
+        };
         let text = String::from_utf8(bytes.clone()).unwrap();
         outbox.sent(bytes);
         text

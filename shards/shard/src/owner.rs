@@ -33,7 +33,15 @@ impl<S> Core<S> {
             return Ok(());
         }
         match ask {
-            Ask::Append { stream, records, count, durability, once, want_versions, tombstone_needs_live } => {
+            Ask::Append {
+                stream,
+                records,
+                count,
+                durability,
+                once,
+                want_versions,
+                tombstone_needs_live,
+            } => {
                 let unit = Unit {
                     stream,
                     records: AppendIter::new(records, *count),
@@ -44,19 +52,36 @@ impl<S> Core<S> {
                 };
                 let mut versions = std::mem::take(&mut self.versions);
                 let result = self.partition.append(&unit, &mut versions);
-                let sent = if *want_versions { versions.clone() } else { Vec::new() };
+                let sent = if *want_versions {
+                    versions.clone()
+                } else {
+                    Vec::new()
+                };
                 self.versions = versions;
                 match result {
                     Ok(done) => {
                         let gate = self.partition.gate(append_gate(*durability, done.last_lsn));
                         let durable_lsn = self.partition.log.durable_lsn().max(gate);
-                        let part =
-                            AppendPart { log: self.log_number(), records: done.records, first_lsn: done.first_lsn, durable_lsn };
+                        let part = AppendPart {
+                            log: self.log_number(),
+                            records: done.records,
+                            first_lsn: done.first_lsn,
+                            durable_lsn,
+                        };
                         self.count_append(&done, records.len());
-                        self.answer(origin, gate, Answer::Appended { part, versions: sent });
+                        self.answer(
+                            origin,
+                            gate,
+                            Answer::Appended {
+                                part,
+                                versions: sent,
+                            },
+                        );
                     }
                     Err(NotAppended::Later) => return Err(Later),
-                    Err(NotAppended::Refused(refusal)) => self.answer(origin, 0, Answer::Refused(refusal)),
+                    Err(NotAppended::Refused(refusal)) => {
+                        self.answer(origin, 0, Answer::Refused(refusal))
+                    }
                     Err(NotAppended::RefusedBehind(refusal, lsn)) => {
                         let gate = self.partition.gate(lsn);
                         self.answer(origin, gate, Answer::Refused(refusal));
@@ -64,8 +89,18 @@ impl<S> Core<S> {
                 }
             }
             Ask::Get { stream, key } => self.serve_get(origin, stream, key),
-            Ask::History { stream, key, before, limit } => self.serve_history(origin, stream, key, *before, *limit as usize),
-            Ask::Scan { stream, from_lsn, limit, wait_until_ns } => {
+            Ask::History {
+                stream,
+                key,
+                before,
+                limit,
+            } => self.serve_history(origin, stream, key, *before, *limit as usize),
+            Ask::Scan {
+                stream,
+                from_lsn,
+                limit,
+                wait_until_ns,
+            } => {
                 let scan = Scan {
                     origin,
                     stream_name: stream.to_vec(),
@@ -87,7 +122,9 @@ impl<S> Core<S> {
                     self.answer(origin, gate, Answer::StreamPut);
                 }
                 Err(NotAppended::Later) => return Err(Later),
-                Err(NotAppended::Refused(refusal) | NotAppended::RefusedBehind(refusal, _)) => self.answer(origin, 0, Answer::Refused(refusal)),
+                Err(NotAppended::Refused(refusal) | NotAppended::RefusedBehind(refusal, _)) => {
+                    self.answer(origin, 0, Answer::Refused(refusal))
+                }
             },
             Ask::Streams => {
                 let infos = self
@@ -129,7 +166,10 @@ impl<S> Core<S> {
         if origin.shard == self.id {
             self.answers.push_back((origin.ticket, gate, answered));
         } else if gate == 0 {
-            self.outbound[origin.shard].items.push(Item::Answer { ticket: origin.ticket, answered });
+            self.outbound[origin.shard].items.push(Item::Answer {
+                ticket: origin.ticket,
+                answered,
+            });
         } else {
             self.held.push(gate, origin, answered);
         }
@@ -147,14 +187,20 @@ impl<S> Core<S> {
         match self.partition.find(id, key, None) {
             Found::Nowhere => self.answer(origin, 0, Answer::Refused(self.not_found())),
             Found::Memory { record, entry } => {
-                let hidden = entry.tombstone || record.timestamp_us < oldest_us || !is_record_of(&record, id, key);
+                let hidden = entry.tombstone
+                    || record.timestamp_us < oldest_us
+                    || !is_record_of(&record, id, key);
                 let lsn = entry.lsn;
                 let answer = if hidden {
                     Answer::Refused(self.not_found())
                 } else {
                     let mut set = RecordSet::new(log);
                     set.push(&record);
-                    Answer::Records { set, next_lsn: 0, more: false }
+                    Answer::Records {
+                        set,
+                        next_lsn: 0,
+                        more: false,
+                    }
                 };
                 // A tombstone is as little to be shown before it is durable as a value.
                 let gate = self.partition.gate(lsn);
@@ -166,14 +212,29 @@ impl<S> Core<S> {
                     return self.answer(origin, gate, Answer::Refused(self.not_found()));
                 }
                 let gate = self.partition.gate(entry.lsn);
-                let link = Link { lsn: entry.lsn, location: entry.location };
-                let then = Then::Get { origin, key: key.to_vec(), stream: id, gate };
+                let link = Link {
+                    lsn: entry.lsn,
+                    location: entry.location,
+                };
+                let then = Then::Get {
+                    origin,
+                    key: key.to_vec(),
+                    stream: id,
+                    gate,
+                };
                 self.read_record(link, entry.bytes as usize, then);
             }
         }
     }
 
-    fn serve_history(&mut self, origin: Origin, stream: &[u8], key: &[u8], before: u32, limit: usize) {
+    fn serve_history(
+        &mut self,
+        origin: Origin,
+        stream: &[u8],
+        key: &[u8],
+        before: u32,
+        limit: usize,
+    ) {
         let found = self.partition.streams.lookup(stream).and_then(|id| {
             let digest = self.partition.digests.digest(id, key);
             self.partition.index.get(digest).map(|entry| (id, entry))
@@ -181,7 +242,11 @@ impl<S> Core<S> {
         let Some((stream, entry)) = found else {
             return self.answer(origin, 0, Answer::Refused(self.not_found()));
         };
-        let depth = self.partition.streams.get(stream).and_then(|s| s.policy.history_depth);
+        let depth = self
+            .partition
+            .streams
+            .get(stream)
+            .and_then(|s| s.policy.history_depth);
         let history = History {
             origin,
             key: key.to_vec(),
@@ -193,7 +258,14 @@ impl<S> Core<S> {
             gate: self.partition.gate(entry.lsn),
             set: RecordSet::new(self.log_number()),
         };
-        self.walk_history(Box::new(history), Link { lsn: entry.lsn, location: entry.location }, entry.bytes as usize);
+        self.walk_history(
+            Box::new(history),
+            Link {
+                lsn: entry.lsn,
+                location: entry.location,
+            },
+            entry.bytes as usize,
+        );
     }
 
     /// Follow a history from `link` through memory; read the device where memory ends.
@@ -202,7 +274,13 @@ impl<S> Core<S> {
             if link.lsn == 0 {
                 return self.end_history(*history);
             }
-            let entry = index::Entry { lsn: link.lsn, version: 0, tombstone: false, location: link.location, bytes: 0 };
+            let entry = index::Entry {
+                lsn: link.lsn,
+                version: 0,
+                tombstone: false,
+                location: link.location,
+                bytes: 0,
+            };
             match self.partition.find_entry(entry) {
                 Found::Memory { record, .. } => match history.take(&record) {
                     Some(next) => {
@@ -217,7 +295,11 @@ impl<S> Core<S> {
     }
 
     fn end_history(&mut self, history: History) {
-        let answer = Answer::Records { set: history.set, next_lsn: 0, more: false };
+        let answer = Answer::Records {
+            set: history.set,
+            next_lsn: 0,
+            more: false,
+        };
         self.answer(history.origin, history.gate, answer);
     }
 
@@ -228,37 +310,67 @@ impl<S> Core<S> {
             Some(segment) => {
                 // The index knows a size class, which may be larger than the largest record there is.
                 let bytes = bytes.clamp(64, self.reads.record_bytes_max());
-                let read = Read::new(segment.file, link, bytes, self.partition.log.segment_bytes(), then);
+                let read = Read::new(
+                    segment.file,
+                    link,
+                    bytes,
+                    self.partition.log.segment_bytes(),
+                    then,
+                );
                 self.reads.start(read);
             }
             None => {
-                let message = format!("record {}:{} lies in segment {}, which is gone", self.log_number(), link.lsn, link.location.segment);
+                let message = format!(
+                    "record {}:{} lies in segment {}, which is gone",
+                    self.log_number(),
+                    link.lsn,
+                    link.location.segment
+                );
                 self.answer(origin, 0, Answer::Refused(refuse(Code::Internal, message)));
             }
         }
     }
 
     /// A device read came back.
-    pub(crate) fn read_done(&mut self, index: usize, buffer: &uring::Buffer, result: std::io::Result<usize>) {
-        let Some(read) = self.reads.finished(index) else { return };
-        self.metrics.device_read(self.now.monotonic_ns.saturating_sub(read.started_ns));
+    pub(crate) fn read_done(
+        &mut self,
+        index: usize,
+        buffer: &uring::Buffer,
+        result: std::io::Result<usize>,
+    ) {
+        let Some(read) = self.reads.finished(index) else {
+            return;
+        };
+        self.metrics
+            .device_read(self.now.monotonic_ns.saturating_sub(read.started_ns));
         let got = match result {
             Ok(got) => got,
             Err(error) => return self.read_failed(read, &format!("read failed: {error}")),
         };
         if let Then::Scan(scan) = read.then {
-            return self.scan_chunk(scan, read.at, &buffer[(u64::from(read.at.offset) - read.start) as usize..got.min(read.len)]);
+            return self.scan_chunk(
+                scan,
+                read.at,
+                &buffer[(u64::from(read.at.offset) - read.start) as usize..got.min(read.len)],
+            );
         }
         let bytes = read.bytes(buffer, got);
         let asked = read.len - (u64::from(read.at.offset) - read.start) as usize;
         match self.partition.log.codec.decode(read.lsn, bytes) {
             Ok(record) => {
-                self.partition.cache.insert(record.lsn, &bytes[..record.bytes]);
+                self.partition
+                    .cache
+                    .insert(record.lsn, &bytes[..record.bytes]);
                 self.read_record_done(read, &record);
             }
             // The length is not verified yet: a damaged one must not ask for more than a buffer holds, nor for the same again.
-            Err(wal::record::RecordError::Short { needed, .. }) if needed > asked && needed <= self.reads.record_bytes_max() => {
-                let link = Link { lsn: read.lsn, location: read.at };
+            Err(wal::record::RecordError::Short { needed, .. })
+                if needed > asked && needed <= self.reads.record_bytes_max() =>
+            {
+                let link = Link {
+                    lsn: read.lsn,
+                    location: read.at,
+                };
                 self.read_record(link, needed, read.then);
             }
             Err(error) => self.read_failed(read, &error.to_string()),
@@ -267,14 +379,23 @@ impl<S> Core<S> {
 
     fn read_record_done(&mut self, read: Read, record: &RecordView<'_>) {
         match read.then {
-            Then::Get { origin, key, stream, gate } => {
+            Then::Get {
+                origin,
+                key,
+                stream,
+                gate,
+            } => {
                 let answer = if is_record_of(record, stream, &key)
                     && record.kind == Kind::Put
                     && record.timestamp_us >= self.oldest_us(stream)
                 {
                     let mut set = RecordSet::new(self.log_number());
                     set.push(record);
-                    Answer::Records { set, next_lsn: 0, more: false }
+                    Answer::Records {
+                        set,
+                        next_lsn: 0,
+                        more: false,
+                    }
                 } else {
                     Answer::Refused(self.not_found())
                 };
@@ -298,13 +419,26 @@ impl<S> Core<S> {
             read.at.offset
         );
         tracing::error!("{message}");
-        self.answer(read.then.origin(), 0, Answer::Refused(refuse(Code::Internal, message)));
+        self.answer(
+            read.then.origin(),
+            0,
+            Answer::Refused(refuse(Code::Internal, message)),
+        );
     }
 
     /// Records older than this are not served (policy max_age_seconds, decided by log time).
     pub(crate) fn oldest_us(&self, stream: u32) -> u64 {
-        let age = self.partition.streams.get(stream).and_then(|s| s.policy.max_age_seconds);
-        age.map_or(0, |s| self.partition.log.log_time_us().saturating_sub(s.saturating_mul(1_000_000)))
+        let age = self
+            .partition
+            .streams
+            .get(stream)
+            .and_then(|s| s.policy.max_age_seconds);
+        age.map_or(0, |s| {
+            self.partition
+                .log
+                .log_time_us()
+                .saturating_sub(s.saturating_mul(1_000_000))
+        })
     }
 }
 
@@ -325,7 +459,8 @@ impl History {
         if self.before == 0 || record.version < self.before {
             self.set.push(record);
         }
-        (self.set.len() < self.limit && self.set.bytes() < ANSWER_BYTES_MAX).then_some(record.previous)
+        (self.set.len() < self.limit && self.set.bytes() < ANSWER_BYTES_MAX)
+            .then_some(record.previous)
     }
 }
 

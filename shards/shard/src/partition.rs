@@ -13,7 +13,8 @@ use wire::{Code, Condition, ContentType, Durability, Policy, Refusal};
 
 use crate::cache::ReadCache;
 use crate::dedup::{
-    Answer, IdempotencyExtension, IdempotencyKeys, KeyCheck, KeyLimits, ProducerCheck, ProducerExtension, ProducerLimits, Producers,
+    Answer, IdempotencyExtension, IdempotencyKeys, KeyCheck, KeyLimits, ProducerCheck,
+    ProducerExtension, ProducerLimits, Producers,
 };
 use crate::log::{Blocked, Log};
 use crate::streams::Streams;
@@ -56,9 +57,16 @@ impl AsMut<[u8]> for CacheMemory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Once {
     No,
-    Producer { id: u128, sequence: u64, fingerprint: u64 },
+    Producer {
+        id: u128,
+        sequence: u64,
+        fingerprint: u64,
+    },
     /// Digest of stream, record key and Idempotency-Key.
-    Key { digest: u128, fingerprint: u64 },
+    Key {
+        digest: u128,
+        fingerprint: u64,
+    },
 }
 
 /// Records of one request that go to this log together.
@@ -96,8 +104,13 @@ pub enum NotAppended {
 /// Where the newest record of a key is.
 pub enum Found<'a> {
     Nowhere,
-    Memory { record: RecordView<'a>, entry: Entry },
-    Device { entry: Entry },
+    Memory {
+        record: RecordView<'a>,
+        entry: Entry,
+    },
+    Device {
+        entry: Entry,
+    },
 }
 
 /// Bounds of what a partition remembers besides keys.
@@ -128,16 +141,30 @@ pub struct Partition {
 
 /// A refusal in one line.
 pub fn refuse(code: Code, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: message.into(), retry_after_ms: None }
+    Refusal {
+        code,
+        message: message.into(),
+        retry_after_ms: None,
+    }
 }
 
 /// A refusal that says when to try again.
 pub fn refuse_for(code: Code, retry_after_ms: u32, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: message.into(), retry_after_ms: Some(retry_after_ms) }
+    Refusal {
+        code,
+        message: message.into(),
+        retry_after_ms: Some(retry_after_ms),
+    }
 }
 
 impl Partition {
-    pub fn new(log: Log, index: Index<IndexMemory>, digests: DigestKey, cache: ReadCache<CacheMemory>, limits: Limits) -> Partition {
+    pub fn new(
+        log: Log,
+        index: Index<IndexMemory>,
+        digests: DigestKey,
+        cache: ReadCache<CacheMemory>,
+        limits: Limits,
+    ) -> Partition {
         Partition {
             log,
             index,
@@ -162,7 +189,11 @@ impl Partition {
     }
 
     /// Append a unit. `versions` gets one version per record (cleared first).
-    pub fn append(&mut self, unit: &Unit<'_>, versions: &mut Vec<u32>) -> Result<Appended, NotAppended> {
+    pub fn append(
+        &mut self,
+        unit: &Unit<'_>,
+        versions: &mut Vec<u32>,
+    ) -> Result<Appended, NotAppended> {
         versions.clear();
         let log_time_us = self.log.log_time_us();
         if let Some(repeat) = self.repeated(&unit.once, log_time_us, versions)? {
@@ -176,7 +207,9 @@ impl Partition {
         let (mut bytes, mut largest) = (0, 0);
         let mut conditional = unit.tombstone_needs_live;
         for record in unit.records.clone() {
-            let digest = unit.digest.unwrap_or_else(|| self.digests.digest(stream, record.key));
+            let digest = unit
+                .digest
+                .unwrap_or_else(|| self.digests.digest(stream, record.key));
             self.scratch.push(digest);
             let length = encoded_bytes(&record);
             bytes += length;
@@ -189,12 +222,18 @@ impl Partition {
         if conditional {
             self.check_conditions(unit)?;
         }
-        if self.index.len() + u64::from(unit.count) > self.index.capacity_keys() && self.new_keys() > self.index.capacity_keys() - self.index.len() {
+        if self.index.len() + u64::from(unit.count) > self.index.capacity_keys()
+            && self.new_keys() > self.index.capacity_keys() - self.index.len()
+        {
             let message = format!(
                 "the index of this shard is full at {} keys: give pinion more with --memory, or use more shards",
                 self.index.len()
             );
-            return Err(NotAppended::Refused(refuse_for(Code::Overloaded, 1000, message)));
+            return Err(NotAppended::Refused(refuse_for(
+                Code::Overloaded,
+                1000,
+                message,
+            )));
         }
         // What marks a repeat stands on the first record, which may be the largest.
         bytes += self.once_bytes(&unit.once);
@@ -204,10 +243,14 @@ impl Partition {
             largest = largest.max(definition_bytes(unit.stream));
         }
         if !self.log.unit_fits(bytes, largest) {
-            let message = format!("the request takes {bytes} bytes of log, more than one may: send it in parts");
+            let message = format!(
+                "the request takes {bytes} bytes of log, more than one may: send it in parts"
+            );
             return Err(NotAppended::Refused(refuse(Code::TooLarge, message)));
         }
-        self.log.make_room(bytes, largest).map_err(|b| self.blocked(&b))?;
+        self.log
+            .make_room(bytes, largest)
+            .map_err(|b| self.blocked(&b))?;
 
         if known.is_none() {
             self.define_stream(stream, unit.stream, &Policy::default())?;
@@ -219,11 +262,21 @@ impl Partition {
     }
 
     fn dedup_window_seconds(&self, stream: u32) -> u32 {
-        let policy = self.streams.get(stream).and_then(|s| s.policy.dedup_window_seconds);
+        let policy = self
+            .streams
+            .get(stream)
+            .and_then(|s| s.policy.dedup_window_seconds);
         u32::try_from(policy.unwrap_or(self.limits.dedup_window_seconds)).unwrap_or(u32::MAX)
     }
 
-    fn lay_down(&mut self, unit: &Unit<'_>, stream: u32, log_time_us: u64, window_seconds: u32, versions: &mut Vec<u32>) -> Appended {
+    fn lay_down(
+        &mut self,
+        unit: &Unit<'_>,
+        stream: u32,
+        log_time_us: u64,
+        window_seconds: u32,
+        versions: &mut Vec<u32>,
+    ) -> Appended {
         let first_lsn = self.log.next_lsn();
         let mut last_lsn = first_lsn;
         let mut payload_bytes = 0;
@@ -244,9 +297,16 @@ impl Partition {
                 }
             };
             let version = before.map_or(1, |e| e.version.saturating_add(1));
-            let previous = before.map_or(Link::default(), |e| Link { lsn: e.lsn, location: e.location });
+            let previous = before.map_or(Link::default(), |e| Link {
+                lsn: e.lsn,
+                location: e.location,
+            });
             let appended = self.log.append(&NewRecord {
-                kind: if record.tombstone { Kind::Tombstone } else { Kind::Put },
+                kind: if record.tombstone {
+                    Kind::Tombstone
+                } else {
+                    Kind::Put
+                },
                 content_type,
                 stream,
                 version,
@@ -265,7 +325,11 @@ impl Partition {
             };
             match found {
                 Some((place, _)) => self.index.replace(place, entry),
-                None => drop(self.index.put(digest, entry).expect("capacity was checked for the whole unit")),
+                None => drop(
+                    self.index
+                        .put(digest, entry)
+                        .expect("capacity was checked for the whole unit"),
+                ),
             }
             let was_live = before.is_some_and(|e| !e.tombstone);
             born += i64::from(!record.tombstone && !was_live);
@@ -274,14 +338,28 @@ impl Partition {
             versions.push(version);
             last_lsn = appended.lsn;
         }
-        self.streams.count(stream, u64::from(unit.count), payload_bytes, born - died, last_lsn);
-        Appended { first_lsn, last_lsn, records: unit.count, repeated: false }
+        self.streams.count(
+            stream,
+            u64::from(unit.count),
+            payload_bytes,
+            born - died,
+            last_lsn,
+        );
+        Appended {
+            first_lsn,
+            last_lsn,
+            records: unit.count,
+            repeated: false,
+        }
     }
 
     /// Keys of the unit at hand that the index does not know, repeats counted.
     #[cold]
     fn new_keys(&self) -> u64 {
-        self.scratch.iter().filter(|digest| self.index.get(**digest).is_none()).count() as u64
+        self.scratch
+            .iter()
+            .filter(|digest| self.index.get(**digest).is_none())
+            .count() as u64
     }
 
     fn check_conditions(&self, unit: &Unit<'_>) -> Result<(), NotAppended> {
@@ -296,29 +374,45 @@ impl Partition {
             let newest = self.index.get(digest);
             let live = newest.filter(|e| !e.tombstone);
             if !first && !unconditional {
-                let message = "a condition on a key that the same request writes before: send the two apart";
+                let message =
+                    "a condition on a key that the same request writes before: send the two apart";
                 return Err(NotAppended::Refused(refuse(Code::Malformed, message)));
             }
             let refusal = match (record.condition, live) {
-                (Condition::None, None) => Some(refuse(Code::NotFound, "no such record: nothing to delete")),
-                (Condition::New, Some(e)) => Some(refuse(Code::ConditionFailed, format!("the key exists at version {}", e.version))),
-                (Condition::Version(wanted), Some(e)) if e.version != wanted => {
-                    Some(refuse(Code::ConditionFailed, format!("the key is at version {}, not {wanted}", e.version)))
+                (Condition::None, None) => {
+                    Some(refuse(Code::NotFound, "no such record: nothing to delete"))
                 }
-                (Condition::Version(wanted), None) => {
-                    Some(refuse(Code::ConditionFailed, format!("the key has no live record, so it is not at version {wanted}")))
-                }
+                (Condition::New, Some(e)) => Some(refuse(
+                    Code::ConditionFailed,
+                    format!("the key exists at version {}", e.version),
+                )),
+                (Condition::Version(wanted), Some(e)) if e.version != wanted => Some(refuse(
+                    Code::ConditionFailed,
+                    format!("the key is at version {}, not {wanted}", e.version),
+                )),
+                (Condition::Version(wanted), None) => Some(refuse(
+                    Code::ConditionFailed,
+                    format!("the key has no live record, so it is not at version {wanted}"),
+                )),
                 _ => None,
             };
             if let Some(refusal) = refusal {
-                return Err(NotAppended::RefusedBehind(refusal, newest.map_or(0, |e| e.lsn)));
+                return Err(NotAppended::RefusedBehind(
+                    refusal,
+                    newest.map_or(0, |e| e.lsn),
+                ));
             }
         }
         Ok(())
     }
 
     /// The first answer, if this unit was seen before.
-    fn repeated(&mut self, once: &Once, log_time_us: u64, versions: &mut Vec<u32>) -> Result<Option<Appended>, NotAppended> {
+    fn repeated(
+        &mut self,
+        once: &Once,
+        log_time_us: u64,
+        versions: &mut Vec<u32>,
+    ) -> Result<Option<Appended>, NotAppended> {
         let mismatch = || {
             NotAppended::Refused(refuse(
                 Code::IdempotencyMismatch,
@@ -327,20 +421,37 @@ impl Partition {
         };
         let answer: &Answer = match *once {
             Once::No => return Ok(None),
-            Once::Producer { id, sequence, fingerprint } => match self.producers.check(id, sequence, fingerprint) {
+            Once::Producer {
+                id,
+                sequence,
+                fingerprint,
+            } => match self.producers.check(id, sequence, fingerprint) {
                 ProducerCheck::New => return Ok(None),
                 ProducerCheck::Repeat(answer) => answer,
                 ProducerCheck::Mismatch => return Err(mismatch()),
                 ProducerCheck::OutOfOrder { expected } => {
-                    let message = format!("producer sequence {sequence} is out of order: the next one of this producer in this log is {expected}");
-                    return Err(NotAppended::Refused(refuse(Code::SequenceOutOfOrder, message)));
+                    let message = format!(
+                        "producer sequence {sequence} is out of order: the next one of this producer in this log is {expected}"
+                    );
+                    return Err(NotAppended::Refused(refuse(
+                        Code::SequenceOutOfOrder,
+                        message,
+                    )));
                 }
                 ProducerCheck::Forgotten => {
-                    let message = format!("producer sequence {sequence} is older than the window of remembered answers");
-                    return Err(NotAppended::Refused(refuse(Code::SequenceOutOfOrder, message)));
+                    let message = format!(
+                        "producer sequence {sequence} is older than the window of remembered answers"
+                    );
+                    return Err(NotAppended::Refused(refuse(
+                        Code::SequenceOutOfOrder,
+                        message,
+                    )));
                 }
             },
-            Once::Key { digest, fingerprint } => match self.keys.check(digest, fingerprint, log_time_us) {
+            Once::Key {
+                digest,
+                fingerprint,
+            } => match self.keys.check(digest, fingerprint, log_time_us) {
                 KeyCheck::New => return Ok(None),
                 KeyCheck::Repeat(answer) => answer,
                 KeyCheck::Mismatch => return Err(mismatch()),
@@ -355,12 +466,34 @@ impl Partition {
         }))
     }
 
-    fn remember(&mut self, once: &Once, appended: &Appended, versions: &[u32], log_time_us: u64, window_seconds: u32) {
-        let answer = || Answer { first_lsn: appended.first_lsn, records: appended.records, versions: versions.into() };
+    fn remember(
+        &mut self,
+        once: &Once,
+        appended: &Appended,
+        versions: &[u32],
+        log_time_us: u64,
+        window_seconds: u32,
+    ) {
+        let answer = || Answer {
+            first_lsn: appended.first_lsn,
+            records: appended.records,
+            versions: versions.into(),
+        };
         match *once {
             Once::No => {}
-            Once::Producer { id, sequence, fingerprint } => self.producers.record(id, sequence, fingerprint, answer(), log_time_us),
-            Once::Key { digest, fingerprint } => self.keys.record(digest, fingerprint, answer(), log_time_us, window_seconds),
+            Once::Producer {
+                id,
+                sequence,
+                fingerprint,
+            } => self
+                .producers
+                .record(id, sequence, fingerprint, answer(), log_time_us),
+            Once::Key {
+                digest,
+                fingerprint,
+            } => self
+                .keys
+                .record(digest, fingerprint, answer(), log_time_us, window_seconds),
         }
     }
 
@@ -374,8 +507,13 @@ impl Partition {
 
     /// Define a stream, or change its policy: a record of its own in the log.
     pub fn put_stream(&mut self, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
-        let id = self.streams.lookup(name).unwrap_or_else(|| self.streams.next_id());
-        self.log.make_room(definition_bytes(name), definition_bytes(name)).map_err(|b| self.blocked(&b))?;
+        let id = self
+            .streams
+            .lookup(name)
+            .unwrap_or_else(|| self.streams.next_id());
+        self.log
+            .make_room(definition_bytes(name), definition_bytes(name))
+            .map_err(|b| self.blocked(&b))?;
         self.define_stream(id, name, policy)
     }
 
@@ -427,7 +565,9 @@ impl Partition {
 
     /// A batch is durable: keep its records readable without the device when it is small (see `Log::small_batch`).
     pub fn keep_small_batch(&mut self, batch: u64) {
-        let Some((first_lsn, mut bytes)) = self.log.small_batch(batch) else { return };
+        let Some((first_lsn, mut bytes)) = self.log.small_batch(batch) else {
+            return;
+        };
         let mut lsn = first_lsn;
         while let Some(length) = wal::record::RecordCodec::peek_bytes(bytes)
             && let Some((record, rest)) = bytes.split_at_checked(length)
@@ -442,9 +582,14 @@ impl Partition {
     pub fn prefetch_record(&self, digest: Digest) {
         /// Lines asked for; what follows comes by the hardware's own prefetch of the stream.
         const LINES: usize = 6;
-        let Some(entry) = self.index.get(digest) else { return };
+        let Some(entry) = self.index.get(digest) else {
+            return;
+        };
         if let Some(bytes) = self.log.in_memory(entry.location) {
-            for line in bytes[..bytes.len().min(entry.bytes as usize)].chunks(64).take(LINES) {
+            for line in bytes[..bytes.len().min(entry.bytes as usize)]
+                .chunks(64)
+                .take(LINES)
+            {
                 uring::prefetch(&line[0]);
             }
         }
@@ -454,7 +599,9 @@ impl Partition {
     /// down or read; the caller compares stream and key, so a wrong index entry is never served.
     pub fn find(&mut self, stream: u32, key: &[u8], digest: Option<Digest>) -> Found<'_> {
         let digest = digest.unwrap_or_else(|| self.digests.digest(stream, key));
-        let Some(entry) = self.index.get(digest) else { return Found::Nowhere };
+        let Some(entry) = self.index.get(digest) else {
+            return Found::Nowhere;
+        };
         self.find_entry(entry)
     }
 
@@ -497,12 +644,31 @@ fn definition_bytes(name: &[u8]) -> usize {
 fn push_once(extensions: &mut Vec<u8>, once: &Once, records: u32, window_seconds: u32) {
     match *once {
         Once::No => {}
-        Once::Producer { id, sequence, fingerprint } => {
-            let bytes = ProducerExtension { id, sequence, fingerprint, records }.encode();
+        Once::Producer {
+            id,
+            sequence,
+            fingerprint,
+        } => {
+            let bytes = ProducerExtension {
+                id,
+                sequence,
+                fingerprint,
+                records,
+            }
+            .encode();
             extension::push(extensions, extension::PRODUCER, &bytes);
         }
-        Once::Key { digest, fingerprint } => {
-            let bytes = IdempotencyExtension { digest, fingerprint, records, window_seconds }.encode();
+        Once::Key {
+            digest,
+            fingerprint,
+        } => {
+            let bytes = IdempotencyExtension {
+                digest,
+                fingerprint,
+                records,
+                window_seconds,
+            }
+            .encode();
             extension::push(extensions, extension::IDEMPOTENCY, &bytes);
         }
     }

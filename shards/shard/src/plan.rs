@@ -43,7 +43,9 @@ pub struct Plan {
 
 /// The plan cannot be met.
 #[derive(Debug, thiserror::Error)]
-#[error("{given} bytes of memory are not enough for {shards} shards: the fixed parts take {fixed} bytes each; give --memory at least {least} or use fewer shards")]
+#[error(
+    "{given} bytes of memory are not enough for {shards} shards: the fixed parts take {fixed} bytes each; give --memory at least {least} or use fewer shards"
+)]
 pub struct PlanError {
     given: u64,
     shards: usize,
@@ -70,32 +72,69 @@ impl Plan {
     /// Divide the memory. The index gets what is left: it is what grows with the data.
     pub fn new(input: &PlanInput) -> Result<Plan, PlanError> {
         let shards = input.shards as u64;
-        let given = input.memory_bytes.unwrap_or_else(|| machine_memory_bytes() / 4 * 3);
+        let given = input
+            .memory_bytes
+            .unwrap_or_else(|| machine_memory_bytes() / 4 * 3);
         let each = given / shards;
         // A batch holds the largest record with its header, extensions and the batch's own header.
-        let batch_bytes = (input.payload_bytes_max as usize + 64 * 1024).next_multiple_of(4096).min(input.segment_bytes as usize - 4096);
+        let batch_bytes = (input.payload_bytes_max as usize + 64 * 1024)
+            .next_multiple_of(4096)
+            .min(input.segment_bytes as usize - 4096);
         let batches = BATCH_BUFFERS as u64 * batch_bytes as u64;
         let recv = u64::from(RECV_BUFFERS) * u64::from(RECV_BUFFER_BYTES);
         let reads = Reads::plan_bytes(chunk_bytes(batch_bytes));
         let connections = u64::from(input.connections_max) * CONNECTION_BYTES;
         // Recovery holds two segments; it ends before the cache and the index are full.
-        let fixed = batches + recv + reads + connections + UNSENT_BYTES_TOTAL + UNPARSED_BYTES_TOTAL + DEDUP_BYTES;
+        let fixed = batches
+            + recv
+            + reads
+            + connections
+            + UNSENT_BYTES_TOTAL
+            + UNPARSED_BYTES_TOTAL
+            + DEDUP_BYTES;
         let left = each.saturating_sub(fixed);
-        let cache_bytes = input.cache_bytes.unwrap_or((left / 8).clamp(4 << 20, 256 << 20)).min(left / 2);
+        let cache_bytes = input
+            .cache_bytes
+            .unwrap_or((left / 8).clamp(4 << 20, 256 << 20))
+            .min(left / 2);
         let index_bytes = left.saturating_sub(cache_bytes);
         if index_bytes < INDEX_BYTES_LEAST {
             let least = (fixed + 2 * INDEX_BYTES_LEAST + (4 << 20)) * shards;
-            return Err(PlanError { given, shards: input.shards, fixed, least });
+            return Err(PlanError {
+                given,
+                shards: input.shards,
+                fixed,
+                least,
+            });
         }
         let lines = vec![
             // Batches being filled, in flight, and kept for reads of recent records.
-            (format!("batch buffers ({BATCH_BUFFERS} x {} KiB)", batch_bytes / 1024), batches),
+            (
+                format!(
+                    "batch buffers ({BATCH_BUFFERS} x {} KiB)",
+                    batch_bytes / 1024
+                ),
+                batches,
+            ),
             // Provided to the kernel; what has arrived and is not parsed.
-            (format!("receive buffers ({RECV_BUFFERS} x {} KiB)", RECV_BUFFER_BYTES / 1024), recv),
+            (
+                format!(
+                    "receive buffers ({RECV_BUFFERS} x {} KiB)",
+                    RECV_BUFFER_BYTES / 1024
+                ),
+                recv,
+            ),
             // Cold records and scan chunks on their way from the device.
             ("device reads".into(), reads),
             // Connections at rest.
-            (format!("connections ({} x {} KiB)", input.connections_max, CONNECTION_BYTES / 1024), connections),
+            (
+                format!(
+                    "connections ({} x {} KiB)",
+                    input.connections_max,
+                    CONNECTION_BYTES / 1024
+                ),
+                connections,
+            ),
             // What clients have not read yet, and requests that have not arrived whole: taken from the heap as needed.
             ("unread replies, at most".into(), UNSENT_BYTES_TOTAL),
             ("unfinished requests, at most".into(), UNPARSED_BYTES_TOTAL),
@@ -103,7 +142,10 @@ impl Plan {
             ("retry windows".into(), DEDUP_BYTES),
             ("read cache".into(), cache_bytes),
             // 40 bytes a key, committed as keys come.
-            (format!("index (room for {} keys)", index_bytes / 40), index_bytes),
+            (
+                format!("index (room for {} keys)", index_bytes / 40),
+                index_bytes,
+            ),
         ];
         Ok(Plan {
             batch_bytes,
@@ -175,6 +217,9 @@ mod tests {
     fn too_little_memory_says_how_much_is_needed() {
         let error = Plan::new(&input(64 << 20, 1)).unwrap_err();
         let PlanError { least, .. } = error;
-        assert!(Plan::new(&input(least, 1)).is_ok(), "what the error asks for is enough");
+        assert!(
+            Plan::new(&input(least, 1)).is_ok(),
+            "what the error asks for is enough"
+        );
     }
 }

@@ -54,22 +54,32 @@ impl Preparer {
     /// Start the thread for the log in `directory`. Call it from a thread that is not pinned: the child inherits the mask.
     pub fn spawn(directory: PathBuf, shard: usize) -> io::Result<Preparer> {
         let (jobs, inbox) = mpsc::channel::<SegmentJob>();
-        let thread = std::thread::Builder::new().name(format!("prepare-{shard}")).spawn(move || {
-            for job in inbox {
-                let result = prepare(&directory, &job);
-                let prepared = Prepared { token: job.token, recycled: job.recycle, result };
-                // The shard may be gone; then nobody waits.
-                let _ = job.done.send(prepared);
-                job.waker.wake();
-            }
-        })?;
-        Ok(Preparer { jobs: Some(jobs), thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name(format!("prepare-{shard}"))
+            .spawn(move || {
+                for job in inbox {
+                    let result = prepare(&directory, &job);
+                    let prepared = Prepared {
+                        token: job.token,
+                        recycled: job.recycle,
+                        result,
+                    };
+                    // The shard may be gone; then nobody waits.
+                    let _ = job.done.send(prepared);
+                    job.waker.wake();
+                }
+            })?;
+        Ok(Preparer {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
     }
 
     /// Hand a job to the thread.
     pub fn start(&self, job: SegmentJob) {
         if let Some(jobs) = &self.jobs {
-            jobs.send(job).expect("the preparer lives as long as its handle");
+            jobs.send(job)
+                .expect("the preparer lives as long as its handle");
         }
     }
 }
@@ -111,8 +121,18 @@ pub enum Step {
 /// first batch before its header, which a crash may tear.
 pub fn steps(recycled: bool, segment_bytes: u64) -> [Step; 5] {
     let block = BLOCK_BYTES as u64;
-    let zero = if recycled { block..2 * block } else { 0..segment_bytes };
-    [Step::Zero(zero), Step::SyncFile, Step::Header, Step::SyncFile, Step::SyncDirectory]
+    let zero = if recycled {
+        block..2 * block
+    } else {
+        0..segment_bytes
+    };
+    [
+        Step::Zero(zero),
+        Step::SyncFile,
+        Step::Header,
+        Step::SyncFile,
+        Step::SyncDirectory,
+    ]
 }
 
 fn make(path: &Path, job: &SegmentJob) -> io::Result<OwnedFd> {

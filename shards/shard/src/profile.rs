@@ -41,7 +41,9 @@ impl Profile {
         match std::fs::read_to_string(&path) {
             Ok(text) => match toml::from_str(&text) {
                 Ok(profile) => return Ok(profile),
-                Err(error) => tracing::warn!("{}: {error}; measuring the device again", path.display()),
+                Err(error) => {
+                    tracing::warn!("{}: {error}; measuring the device again", path.display())
+                }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -56,18 +58,34 @@ impl Profile {
     fn measure(data: &Path) -> io::Result<Profile> {
         let (mut dsync, mut fdatasync) = (Vec::new(), Vec::new());
         for _ in 0..4 {
-            dsync.extend(measure_sync_latency(data, SAMPLE_BYTES, SAMPLES / 4, SyncMethod::Dsync)?);
-            fdatasync.extend(measure_sync_latency(data, SAMPLE_BYTES, SAMPLES / 4, SyncMethod::Fdatasync)?);
+            dsync.extend(measure_sync_latency(
+                data,
+                SAMPLE_BYTES,
+                SAMPLES / 4,
+                SyncMethod::Dsync,
+            )?);
+            fdatasync.extend(measure_sync_latency(
+                data,
+                SAMPLE_BYTES,
+                SAMPLES / 4,
+                SyncMethod::Fdatasync,
+            )?);
         }
         let (dsync, fdatasync) = (percentiles(dsync), percentiles(fdatasync));
         // The flush is a second operation behind the write: it must be clearly faster to be worth that.
-        let method = if fdatasync.p50_us < 0.8 * dsync.p50_us { "fdatasync" } else { "dsync" };
+        let method = if fdatasync.p50_us < 0.8 * dsync.p50_us {
+            "fdatasync"
+        } else {
+            "dsync"
+        };
         let device = uring::device::device_of(data).ok();
         Ok(Profile {
             sync_method: method.into(),
             dsync,
             fdatasync,
-            device: device.as_ref().map_or_else(|| "unknown".into(), |d| d.name.clone()),
+            device: device
+                .as_ref()
+                .map_or_else(|| "unknown".into(), |d| d.name.clone()),
             filesystem: uring::device::filesystem_of(data).unwrap_or_else(|_| "unknown".into()),
             volatile_cache: device.as_ref().and_then(|d| d.volatile_cache),
             fua: device.as_ref().and_then(|d| d.fua),
@@ -75,7 +93,11 @@ impl Profile {
     }
 
     pub fn method(&self) -> SyncMethod {
-        if self.sync_method == "fdatasync" { SyncMethod::Fdatasync } else { SyncMethod::Dsync }
+        if self.sync_method == "fdatasync" {
+            SyncMethod::Fdatasync
+        } else {
+            SyncMethod::Dsync
+        }
     }
 
     /// Latency of the chosen method.
@@ -98,9 +120,15 @@ impl Profile {
     pub fn durability_class(&self) -> String {
         let what = match (self.volatile_cache, self.fua) {
             (Some(false), _) => "power loss: the device reports no volatile write cache",
-            (Some(true), Some(true)) => "power loss if the device honours FUA: volatile write cache, every ack is a FUA write",
-            (Some(true), _) => "power loss if the device honours flushes: volatile write cache, every ack waits for a flush",
-            (None, _) => "process and system crash; the device does not say whether its write cache is volatile",
+            (Some(true), Some(true)) => {
+                "power loss if the device honours FUA: volatile write cache, every ack is a FUA write"
+            }
+            (Some(true), _) => {
+                "power loss if the device honours flushes: volatile write cache, every ack waits for a flush"
+            }
+            (None, _) => {
+                "process and system crash; the device does not say whether its write cache is volatile"
+            }
         };
         format!("{what} ({} on {})", self.filesystem, self.device)
     }
@@ -108,6 +136,13 @@ impl Profile {
 
 fn percentiles(mut samples: Vec<Duration>) -> SyncLatency {
     samples.sort_unstable();
-    let at = |q: f64| samples.get(((samples.len() as f64 * q) as usize).min(samples.len().saturating_sub(1))).map_or(0.0, |d| d.as_secs_f64() * 1e6);
-    SyncLatency { p50_us: at(0.5), p99_us: at(0.99) }
+    let at = |q: f64| {
+        samples
+            .get(((samples.len() as f64 * q) as usize).min(samples.len().saturating_sub(1)))
+            .map_or(0.0, |d| d.as_secs_f64() * 1e6)
+    };
+    SyncLatency {
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+    }
 }

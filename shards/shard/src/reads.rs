@@ -57,7 +57,12 @@ pub struct Scan {
 
 /// What goes on when the bytes are there.
 pub enum Then {
-    Get { origin: Origin, key: Vec<u8>, stream: u32, gate: u64 },
+    Get {
+        origin: Origin,
+        key: Vec<u8>,
+        stream: u32,
+        gate: u64,
+    },
     History(Box<History>),
     Scan(Box<Scan>),
 }
@@ -81,8 +86,18 @@ impl Read {
     /// A read of at least `bytes` from `at` on, within a segment of `segment_bytes`.
     pub fn new(file: FileId, at: Link, bytes: usize, segment_bytes: u64, then: Then) -> Read {
         let start = u64::from(at.location.offset) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-        let end = (u64::from(at.location.offset) + bytes as u64).next_multiple_of(BLOCK_BYTES as u64).min(segment_bytes);
-        Read { file, at: at.location, lsn: at.lsn, start, len: end.saturating_sub(start) as usize, started_ns: 0, then }
+        let end = (u64::from(at.location.offset) + bytes as u64)
+            .next_multiple_of(BLOCK_BYTES as u64)
+            .min(segment_bytes);
+        Read {
+            file,
+            at: at.location,
+            lsn: at.lsn,
+            start,
+            len: end.saturating_sub(start) as usize,
+            started_ns: 0,
+            then,
+        }
     }
     /// The wanted bytes in a finished read.
     pub fn bytes<'a>(&self, buffer: &'a Buffer, got: usize) -> &'a [u8] {
@@ -131,9 +146,15 @@ impl Reads {
     /// Hand queued reads to the driver while there are buffers.
     pub fn pump<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
         for _ in 0..self.queue.len() {
-            let Some(index) = self.queue.pop_front() else { return };
+            let Some(index) = self.queue.pop_front() else {
+                return;
+            };
             let read = &mut self.slab[index];
-            let pool = if read.len <= SMALL_READ_BYTES { &self.small } else { &self.large };
+            let pool = if read.len <= SMALL_READ_BYTES {
+                &self.small
+            } else {
+                &self.large
+            };
             match pool.take() {
                 Some(buffer) => {
                     read.started_ns = now_ns;

@@ -28,7 +28,10 @@ pub struct RecordSet {
 
 impl RecordSet {
     pub fn new(log: u32) -> RecordSet {
-        RecordSet { log, ..RecordSet::default() }
+        RecordSet {
+            log,
+            ..RecordSet::default()
+        }
     }
     pub fn push(&mut self, record: &RecordView<'_>) {
         let start = self.bytes.len() as u32;
@@ -60,7 +63,8 @@ impl RecordSet {
     }
     pub fn iter(&self) -> impl Iterator<Item = RecordOut<'_>> {
         self.items.iter().map(|i| {
-            let (content_type, rest) = self.bytes[i.start as usize..].split_at(usize::from(i.content_type_bytes));
+            let (content_type, rest) =
+                self.bytes[i.start as usize..].split_at(usize::from(i.content_type_bytes));
             let (key, rest) = rest.split_at(usize::from(i.key_bytes));
             RecordOut {
                 log: self.log,
@@ -82,7 +86,8 @@ impl RecordSet {
 /// The spelled-out content type of a record, empty where a code says it.
 fn other_content_type<'a>(record: &RecordView<'a>) -> &'a [u8] {
     if record.content_type == wal::record::content_type::OTHER {
-        extension::find(record.extensions, extension::CONTENT_TYPE).unwrap_or(b"application/octet-stream")
+        extension::find(record.extensions, extension::CONTENT_TYPE)
+            .unwrap_or(b"application/octet-stream")
     } else {
         &[]
     }

@@ -84,30 +84,48 @@ struct Loaded {
 
 impl<D: Driver> Shard<D> {
     /// Recover the log in `files` and become ready. On damage the shard stops; the process and other shards go on.
-    pub fn recover(&mut self, files: &LogFiles, config: &RecoverConfig) -> Result<Recovered, RecoverError> {
+    pub fn recover(
+        &mut self,
+        files: &LogFiles,
+        config: &RecoverConfig,
+    ) -> Result<Recovered, RecoverError> {
         let started = self.driver.now().monotonic_ns;
         let mut report = Recovered::default();
         let (segments, mut spare) = self.find_segments(files, config)?;
-        let next_slot = files.segments.iter().map(|(slot, ..)| slot + 1).max().unwrap_or(0);
+        let next_slot = files
+            .segments
+            .iter()
+            .map(|(slot, ..)| slot + 1)
+            .max()
+            .unwrap_or(0);
 
         let checkpoint = self.load_checkpoint(files, config, &mut report)?;
         let mut at = match &checkpoint {
             Some(header) => header.replay_from,
             None => ChainPoint::genesis(1),
         };
-        let must_hold = checkpoint.as_ref().map_or(0, |c| c.max_lsn).max(config.closed_durable_lsn);
+        let must_hold = checkpoint
+            .as_ref()
+            .map_or(0, |c| c.max_lsn)
+            .max(config.closed_durable_lsn);
 
         let mut replay = Replay::default();
         let mut numbers = segments.keys().copied();
         if let Some(first) = numbers.next()
             && first > at.segment
         {
-            let why = format!("segment {} of log {} is missing: the oldest file holds segment {first}", at.segment, config.identity.number);
+            let why = format!(
+                "segment {} of log {} is missing: the oldest file holds segment {first}",
+                at.segment, config.identity.number
+            );
             return Err(RecoverError::Damage(why));
         }
         // Only a new log has no segment at the place where its replay starts.
         if !segments.contains_key(&at.segment) && (checkpoint.is_some() || !segments.is_empty()) {
-            let why = format!("segment {} of log {} is missing, and replay starts in it", at.segment, config.identity.number);
+            let why = format!(
+                "segment {} of log {} is missing, and replay starts in it",
+                at.segment, config.identity.number
+            );
             return Err(RecoverError::Damage(why));
         }
         let mut next = self.load(&segments, at.segment, config)?;
@@ -115,12 +133,27 @@ impl<D: Driver> Shard<D> {
             let number = loaded.header.segment;
             let ahead = self.start_load(&segments, number + 1, config)?;
             let (after, stop) = self.walk(&config.identity, &loaded, at, &mut replay, number)?;
-            report.log_bytes += u64::from(after.offset) - u64::from(if at.segment == number { at.offset } else { 0 });
+            report.log_bytes += u64::from(after.offset)
+                - u64::from(if at.segment == number { at.offset } else { 0 });
             let following = self.finish_load(ahead, &segments, number + 1, config)?;
-            let next_continues = following.as_ref().is_some_and(|f| scan::continues(&config.identity, &f.header, &f.bytes, &after));
-            let proven_durable = !next_continues && self.is_proven(&segments, &loaded, &after, following.as_ref(), must_hold, config)?;
+            let next_continues = following
+                .as_ref()
+                .is_some_and(|f| scan::continues(&config.identity, &f.header, &f.bytes, &after));
+            let proven_durable = !next_continues
+                && self.is_proven(
+                    &segments,
+                    &loaded,
+                    &after,
+                    following.as_ref(),
+                    must_hold,
+                    config,
+                )?;
             at = after;
-            match decide(&Evidence { stop: stop.clone(), next_continues, proven_durable }) {
+            match decide(&Evidence {
+                stop: stop.clone(),
+                next_continues,
+                proven_durable,
+            }) {
                 Decision::NextSegment => next = following,
                 Decision::Cut => {
                     report.cut = !matches!(stop, Stop::NoBatch | Stop::End);
@@ -138,7 +171,9 @@ impl<D: Driver> Shard<D> {
             }
         }
         let partition = &mut self.core.partition;
-        replay.finish(partition).map_err(|e| RecoverError::Damage(e.to_string()))?;
+        replay
+            .finish(partition)
+            .map_err(|e| RecoverError::Damage(e.to_string()))?;
         if at.next_lsn <= must_hold {
             let why = format!(
                 "log {} ends at lsn {}, but lsn {must_hold} was durable: segment {} at offset {} lost it; run `pinion verify` on the data directory",
@@ -153,7 +188,11 @@ impl<D: Driver> Shard<D> {
         // What lies behind the end was never acked: its files are free.
         let mut live: Vec<SegmentFile> = Vec::new();
         for (number, segment) in segments {
-            if number <= at.segment { live.push(segment) } else { spare.push(segment) }
+            if number <= at.segment {
+                live.push(segment)
+            } else {
+                spare.push(segment)
+            }
         }
         self.first_lsns(&mut live, config)?;
         if live.is_empty() {
@@ -192,16 +231,25 @@ impl<D: Driver> Shard<D> {
     ) -> Result<(ChainPoint, Stop), RecoverError> {
         let partition = &mut self.core.partition;
         let mut failed = None;
-        let walked = scan::walk(identity, &loaded.header, &loaded.bytes, at, &mut |_, location, record| {
-            if failed.is_none()
-                && let Err(error) = replay.record(partition, location, &record)
-            {
-                failed = Some(error);
-            }
-        });
+        let walked = scan::walk(
+            identity,
+            &loaded.header,
+            &loaded.bytes,
+            at,
+            &mut |_, location, record| {
+                if failed.is_none()
+                    && let Err(error) = replay.record(partition, location, &record)
+                {
+                    failed = Some(error);
+                }
+            },
+        );
         match failed {
             None => Ok(walked),
-            Some(error) => Err(RecoverError::Damage(format!("log {} segment {number}: {error}", identity.number))),
+            Some(error) => Err(RecoverError::Damage(format!(
+                "log {} segment {number}: {error}",
+                identity.number
+            ))),
         }
     }
 
@@ -219,11 +267,18 @@ impl<D: Driver> Shard<D> {
         if lsn <= must_hold {
             return Ok(true);
         }
-        let proves = |loaded: &Loaded, from: u32| scan::proof_of_durability(&config.identity, &loaded.header, &loaded.bytes, from, lsn).is_some();
+        let proves = |loaded: &Loaded, from: u32| {
+            scan::proof_of_durability(&config.identity, &loaded.header, &loaded.bytes, from, lsn)
+                .is_some()
+        };
         if proves(stopped_in, after.offset) || following.is_some_and(|f| proves(f, 0)) {
             return Ok(true);
         }
-        let later: Vec<u32> = segments.keys().copied().filter(|n| *n > stopped_in.header.segment + 1).collect();
+        let later: Vec<u32> = segments
+            .keys()
+            .copied()
+            .filter(|n| *n > stopped_in.header.segment + 1)
+            .collect();
         for number in later {
             if let Some(loaded) = self.load(segments, number, config)?
                 && proves(&loaded, 0)
@@ -244,33 +299,76 @@ impl<D: Driver> Shard<D> {
         let mut spare = Vec::new();
         for &(slot, file, bytes) in &files.segments {
             if bytes < 2 * BLOCK_BYTES as u64 {
-                spare.push(SegmentFile { slot, file: UNMADE, segment: 0, generation: 0, first_lsn: 0 });
+                spare.push(SegmentFile {
+                    slot,
+                    file: UNMADE,
+                    segment: 0,
+                    generation: 0,
+                    first_lsn: 0,
+                });
                 continue;
             }
-            let block = self.read_all(file, 0, 2 * BLOCK_BYTES, &format!("the header of segment-{slot:08}.seg"))?;
+            let block = self.read_all(
+                file,
+                0,
+                2 * BLOCK_BYTES,
+                &format!("the header of segment-{slot:08}.seg"),
+            )?;
             // A file that a crash left half made may hold anything but a batch.
-            let nothing = SegmentHeader { identity: config.identity, segment: 0, generation: 0, segment_bytes: config.segment_bytes };
-            let first_batch = scan::batch_at(&config.identity, &nothing, BLOCK_BYTES as u32, &block[BLOCK_BYTES..2 * BLOCK_BYTES]);
+            let nothing = SegmentHeader {
+                identity: config.identity,
+                segment: 0,
+                generation: 0,
+                segment_bytes: config.segment_bytes,
+            };
+            let first_batch = scan::batch_at(
+                &config.identity,
+                &nothing,
+                BLOCK_BYTES as u32,
+                &block[BLOCK_BYTES..2 * BLOCK_BYTES],
+            );
             let unused = matches!(first_batch, Err(Stop::NoBatch));
             match SegmentHeader::decode(&block[..BLOCK_BYTES]) {
-                Ok(header) if header.identity == config.identity && bytes >= header.segment_bytes => {
-                    let found = SegmentFile { slot, file, segment: header.segment, generation: header.generation, first_lsn: 0 };
+                Ok(header)
+                    if header.identity == config.identity && bytes >= header.segment_bytes =>
+                {
+                    let found = SegmentFile {
+                        slot,
+                        file,
+                        segment: header.segment,
+                        generation: header.generation,
+                        first_lsn: 0,
+                    };
                     if let Some(twin) = segments.insert(header.segment, found) {
-                        let why = format!("segment-{slot:08}.seg and segment-{:08}.seg both hold segment {}", twin.slot, header.segment);
+                        let why = format!(
+                            "segment-{slot:08}.seg and segment-{:08}.seg both hold segment {}",
+                            twin.slot, header.segment
+                        );
                         return Err(RecoverError::Damage(why));
                     }
                 }
                 Ok(header) => {
                     let why = format!(
                         "segment-{slot:08}.seg belongs to log {} (timeline {}) or is cut short: it is not a file of log {} (timeline {}); move it away",
-                        header.identity.number, header.identity.timeline, config.identity.number, config.identity.timeline
+                        header.identity.number,
+                        header.identity.timeline,
+                        config.identity.number,
+                        config.identity.timeline
                     );
                     return Err(RecoverError::Damage(why));
                 }
                 // Never used: the header comes last when a file is made, and no batch was ever written behind it.
-                Err(_) if unused => spare.push(SegmentFile { slot, file: UNMADE, segment: 0, generation: 0, first_lsn: 0 }),
+                Err(_) if unused => spare.push(SegmentFile {
+                    slot,
+                    file: UNMADE,
+                    segment: 0,
+                    generation: 0,
+                    first_lsn: 0,
+                }),
                 Err(error) => {
-                    let why = format!("segment-{slot:08}.seg at offset 0: {error}, but it holds batches; run `pinion verify` on the data directory");
+                    let why = format!(
+                        "segment-{slot:08}.seg at offset 0: {error}, but it holds batches; run `pinion verify` on the data directory"
+                    );
                     return Err(RecoverError::Damage(why));
                 }
             }
@@ -279,16 +377,30 @@ impl<D: Driver> Shard<D> {
     }
 
     /// First lsn of each live segment, for scans.
-    fn first_lsns(&mut self, live: &mut [SegmentFile], config: &RecoverConfig) -> Result<(), RecoverError> {
+    fn first_lsns(
+        &mut self,
+        live: &mut [SegmentFile],
+        config: &RecoverConfig,
+    ) -> Result<(), RecoverError> {
         for segment in live {
-            let block = self.read_all(segment.file, BLOCK_BYTES as u64, BLOCK_BYTES, "the first batch of a segment")?;
+            let block = self.read_all(
+                segment.file,
+                BLOCK_BYTES as u64,
+                BLOCK_BYTES,
+                "the first batch of a segment",
+            )?;
             let header = SegmentHeader {
                 identity: config.identity,
                 segment: segment.segment,
                 generation: segment.generation,
                 segment_bytes: config.segment_bytes,
             };
-            if let Ok(info) = scan::batch_at(&config.identity, &header, BLOCK_BYTES as u32, &block[..BLOCK_BYTES]) {
+            if let Ok(info) = scan::batch_at(
+                &config.identity,
+                &header,
+                BLOCK_BYTES as u32,
+                &block[..BLOCK_BYTES],
+            ) {
                 segment.first_lsn = info.first_lsn;
             }
         }
@@ -296,18 +408,45 @@ impl<D: Driver> Shard<D> {
     }
 
     /// A new log: make its first segment.
-    fn first_segment(&mut self, spare: &mut Vec<SegmentFile>, next_slot: u32, config: &RecoverConfig) -> Result<SegmentFile, RecoverError> {
+    fn first_segment(
+        &mut self,
+        spare: &mut Vec<SegmentFile>,
+        next_slot: u32,
+        config: &RecoverConfig,
+    ) -> Result<SegmentFile, RecoverError> {
         let old = spare.pop();
         let (slot, generation) = old.map_or((next_slot, 1), |o| (o.slot, o.generation + 1));
-        let header = crate::log::segment_header(&config.identity, 1, generation, config.segment_bytes);
+        let header =
+            crate::log::segment_header(&config.identity, 1, generation, config.segment_bytes);
         // An old file may be short (a crash while it was made): then it is made again from scratch.
-        self.driver.prepare_segment(slot, None, config.segment_bytes, header, Token::segment(slot));
+        self.driver.prepare_segment(
+            slot,
+            None,
+            config.segment_bytes,
+            header,
+            Token::segment(slot),
+        );
         loop {
             for event in self.poll_some()? {
                 match event {
-                    Event::SegmentReady { result: Ok(file), .. } => return Ok(SegmentFile { slot, file, segment: 1, generation, first_lsn: 0 }),
-                    Event::SegmentReady { result: Err(error), .. } => {
-                        return Err(RecoverError::Io { what: format!("(while making) segment-{slot:08}.seg"), error });
+                    Event::SegmentReady {
+                        result: Ok(file), ..
+                    } => {
+                        return Ok(SegmentFile {
+                            slot,
+                            file,
+                            segment: 1,
+                            generation,
+                            first_lsn: 0,
+                        });
+                    }
+                    Event::SegmentReady {
+                        result: Err(error), ..
+                    } => {
+                        return Err(RecoverError::Io {
+                            what: format!("(while making) segment-{slot:08}.seg"),
+                            error,
+                        });
                     }
                     other => self.event(other),
                 }
@@ -315,16 +454,36 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn load(&mut self, segments: &BTreeMap<u32, SegmentFile>, number: u32, config: &RecoverConfig) -> Result<Option<Loaded>, RecoverError> {
+    fn load(
+        &mut self,
+        segments: &BTreeMap<u32, SegmentFile>,
+        number: u32,
+        config: &RecoverConfig,
+    ) -> Result<Option<Loaded>, RecoverError> {
         let started = self.start_load(segments, number, config)?;
         self.finish_load(started, segments, number, config)
     }
 
-    fn start_load(&mut self, segments: &BTreeMap<u32, SegmentFile>, number: u32, config: &RecoverConfig) -> Result<Option<u64>, RecoverError> {
-        let Some(segment) = segments.get(&number) else { return Ok(None) };
-        let buffer = Buffer::new(config.segment_bytes as usize)
-            .map_err(|error| RecoverError::Io { what: format!("segment {number} (no memory for it)"), error })?;
-        Ok(Some(self.start_read(segment.file, 0, buffer, config.segment_bytes as usize)))
+    fn start_load(
+        &mut self,
+        segments: &BTreeMap<u32, SegmentFile>,
+        number: u32,
+        config: &RecoverConfig,
+    ) -> Result<Option<u64>, RecoverError> {
+        let Some(segment) = segments.get(&number) else {
+            return Ok(None);
+        };
+        let buffer =
+            Buffer::new(config.segment_bytes as usize).map_err(|error| RecoverError::Io {
+                what: format!("segment {number} (no memory for it)"),
+                error,
+            })?;
+        Ok(Some(self.start_read(
+            segment.file,
+            0,
+            buffer,
+            config.segment_bytes as usize,
+        )))
     }
 
     fn finish_load(
@@ -334,8 +493,14 @@ impl<D: Driver> Shard<D> {
         number: u32,
         config: &RecoverConfig,
     ) -> Result<Option<Loaded>, RecoverError> {
-        let (Some(sequence), Some(segment)) = (started, segments.get(&number)) else { return Ok(None) };
-        let bytes = self.await_read(sequence, config.segment_bytes as usize, &format!("segment-{:08}.seg", segment.slot))?;
+        let (Some(sequence), Some(segment)) = (started, segments.get(&number)) else {
+            return Ok(None);
+        };
+        let bytes = self.await_read(
+            sequence,
+            config.segment_bytes as usize,
+            &format!("segment-{:08}.seg", segment.slot),
+        )?;
         let header = SegmentHeader {
             identity: config.identity,
             segment: number,
@@ -345,36 +510,70 @@ impl<D: Driver> Shard<D> {
         Ok(Some(Loaded { header, bytes }))
     }
 
-    fn read_all(&mut self, file: FileId, offset: u64, len: usize, what: &str) -> Result<Buffer, RecoverError> {
-        let buffer = Buffer::new(len).map_err(|error| RecoverError::Io { what: what.into(), error })?;
+    fn read_all(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        len: usize,
+        what: &str,
+    ) -> Result<Buffer, RecoverError> {
+        let buffer = Buffer::new(len).map_err(|error| RecoverError::Io {
+            what: what.into(),
+            error,
+        })?;
         let sequence = self.start_read(file, offset, buffer, len);
         self.await_read(sequence, len, what)
     }
 
     fn start_read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize) -> u64 {
         self.recovery_reads += 1;
-        self.driver.read(file, offset, buffer, len, Token::recovery(self.recovery_reads));
+        self.driver.read(
+            file,
+            offset,
+            buffer,
+            len,
+            Token::recovery(self.recovery_reads),
+        );
         self.recovery_reads
     }
 
     /// Wait for a read; everything else that happens meanwhile is handled as in any turn.
-    fn await_read(&mut self, sequence: u64, len: usize, what: &str) -> Result<Buffer, RecoverError> {
+    fn await_read(
+        &mut self,
+        sequence: u64,
+        len: usize,
+        what: &str,
+    ) -> Result<Buffer, RecoverError> {
         loop {
             if let Some(at) = self.recovery_done.iter().position(|(s, ..)| *s == sequence) {
                 let (_, buffer, result) = self.recovery_done.swap_remove(at);
                 return match result {
                     Ok(got) if got >= len => Ok(buffer),
                     Ok(got) => {
-                        let error = std::io::Error::other(format!("{got} of {len} bytes: the file is cut short"));
-                        Err(RecoverError::Io { what: what.into(), error })
+                        let error = std::io::Error::other(format!(
+                            "{got} of {len} bytes: the file is cut short"
+                        ));
+                        Err(RecoverError::Io {
+                            what: what.into(),
+                            error,
+                        })
                     }
-                    Err(error) => Err(RecoverError::Io { what: what.into(), error }),
+                    Err(error) => Err(RecoverError::Io {
+                        what: what.into(),
+                        error,
+                    }),
                 };
             }
             for event in self.poll_some()? {
                 match event {
-                    Event::Read { token, buffer, result } if matches!(Token::kind(token), Kind::Recovery(_)) => {
-                        let Kind::Recovery(sequence) = Token::kind(token) else { unreachable!("just matched") };
+                    Event::Read {
+                        token,
+                        buffer,
+                        result,
+                    } if matches!(Token::kind(token), Kind::Recovery(_)) => {
+                        let Kind::Recovery(sequence) = Token::kind(token) else {
+                            unreachable!("just matched")
+                        };
                         self.recovery_done.push((sequence, buffer, result));
                     }
                     other => self.event(other),
@@ -389,8 +588,13 @@ impl<D: Driver> Shard<D> {
     /// A driver that fails will not bring what is awaited: recovery ends with its error.
     fn poll_some(&mut self) -> Result<Events<D>, RecoverError> {
         let mut events = Vec::new();
-        let polled = self.driver.poll(Patience::Sleep(Duration::from_millis(20)), &mut events);
-        polled.map_err(|error| RecoverError::Io { what: "from the ring".into(), error })?;
+        let polled = self
+            .driver
+            .poll(Patience::Sleep(Duration::from_millis(20)), &mut events);
+        polled.map_err(|error| RecoverError::Io {
+            what: "from the ring".into(),
+            error,
+        })?;
         self.core.now = self.driver.now();
         Ok(events)
     }
@@ -404,7 +608,11 @@ impl<D: Driver> Shard<D> {
     ) -> Result<Option<CheckpointHeader>, RecoverError> {
         let mut found = Vec::new();
         for file in files.checkpoints.iter().flatten() {
-            let Ok(block) = self.read_all(*file, 0, checkpoint::HEADER_BYTES, "a checkpoint header") else { continue };
+            let Ok(block) =
+                self.read_all(*file, 0, checkpoint::HEADER_BYTES, "a checkpoint header")
+            else {
+                continue;
+            };
             if let Ok(header) = CheckpointHeader::decode(&block[..checkpoint::HEADER_BYTES])
                 && header.identity == config.identity
             {
@@ -424,7 +632,11 @@ impl<D: Driver> Shard<D> {
                     return Ok(Some(header));
                 }
                 Err(error) => {
-                    tracing::warn!(log = config.identity.number, "checkpoint {} is not usable ({error}): falling back to an older one or to the log", header.sequence);
+                    tracing::warn!(
+                        log = config.identity.number,
+                        "checkpoint {} is not usable ({error}): falling back to an older one or to the log",
+                        header.sequence
+                    );
                     self.core.partition.forget_everything();
                 }
             }
@@ -436,15 +648,21 @@ impl<D: Driver> Shard<D> {
         let pages = header.pages;
         self.core.partition.index.reset(header.keys);
         let mut page = 0;
-        let read = |page: u64| ((pages - page) as usize).min(CHECKPOINT_READ_PAGES) * checkpoint::PAGE_BYTES;
-        let offset = |page: u64| checkpoint::HEADER_BYTES as u64 + page * checkpoint::PAGE_BYTES as u64;
+        let read = |page: u64| {
+            ((pages - page) as usize).min(CHECKPOINT_READ_PAGES) * checkpoint::PAGE_BYTES
+        };
+        let offset =
+            |page: u64| checkpoint::HEADER_BYTES as u64 + page * checkpoint::PAGE_BYTES as u64;
         let mut ahead = None;
         while page < pages {
             let len = read(page);
             let sequence = match ahead.take() {
                 Some(sequence) => sequence,
                 None => {
-                    let buffer = Buffer::new(len).map_err(|error| RecoverError::Io { what: "a checkpoint".into(), error })?;
+                    let buffer = Buffer::new(len).map_err(|error| RecoverError::Io {
+                        what: "a checkpoint".into(),
+                        error,
+                    })?;
                     self.start_read(file, offset(page), buffer, len)
                 }
             };
@@ -452,7 +670,10 @@ impl<D: Driver> Shard<D> {
             let after = page + (len / checkpoint::PAGE_BYTES) as u64;
             if after < pages {
                 let len = read(after);
-                let buffer = Buffer::new(len).map_err(|error| RecoverError::Io { what: "a checkpoint".into(), error })?;
+                let buffer = Buffer::new(len).map_err(|error| RecoverError::Io {
+                    what: "a checkpoint".into(),
+                    error,
+                })?;
                 ahead = Some(self.start_read(file, offset(after), buffer, len));
                 self.poll_and_keep()?;
             }
@@ -468,11 +689,20 @@ impl<D: Driver> Shard<D> {
     fn poll_and_keep(&mut self) -> Result<(), RecoverError> {
         let mut events = Vec::new();
         let polled = self.driver.poll(Patience::None, &mut events);
-        polled.map_err(|error| RecoverError::Io { what: "from the ring".into(), error })?;
+        polled.map_err(|error| RecoverError::Io {
+            what: "from the ring".into(),
+            error,
+        })?;
         for event in events {
             match event {
-                Event::Read { token, buffer, result } if matches!(Token::kind(token), Kind::Recovery(_)) => {
-                    let Kind::Recovery(sequence) = Token::kind(token) else { unreachable!("just matched") };
+                Event::Read {
+                    token,
+                    buffer,
+                    result,
+                } if matches!(Token::kind(token), Kind::Recovery(_)) => {
+                    let Kind::Recovery(sequence) = Token::kind(token) else {
+                        unreachable!("just matched")
+                    };
                     self.recovery_done.push((sequence, buffer, result));
                 }
                 other => self.event(other),
@@ -481,19 +711,38 @@ impl<D: Driver> Shard<D> {
         Ok(())
     }
 
-    fn load_page(&mut self, header: &CheckpointHeader, page: u64, bytes: &[u8]) -> Result<(), RecoverError> {
+    fn load_page(
+        &mut self,
+        header: &CheckpointHeader,
+        page: u64,
+        bytes: &[u8],
+    ) -> Result<(), RecoverError> {
         let damage = |why: String| RecoverError::Damage(format!("page {page}: {why}"));
         let partition = &mut self.core.partition;
         match checkpoint::decode_page(header, page, bytes).map_err(|e| damage(e.to_string()))? {
             Page::Entries(entries) => {
                 for (digest, entry) in entries {
-                    partition.index.put(digest, entry).map_err(|e| damage(e.to_string()))?;
+                    partition
+                        .index
+                        .put(digest, entry)
+                        .map_err(|e| damage(e.to_string()))?;
                 }
             }
-            Page::Bytes(Section::Streams, chunk) => partition.streams.import(chunk).map_err(|e| damage(e.to_string()))?,
-            Page::Bytes(Section::Producers, chunk) => partition.producers.import(chunk).map_err(|e| damage(e.to_string()))?,
-            Page::Bytes(Section::IdempotencyKeys, chunk) => partition.keys.import(chunk).map_err(|e| damage(e.to_string()))?,
-            Page::Bytes(Section::Entries, _) => return Err(damage("entries without their shape".into())),
+            Page::Bytes(Section::Streams, chunk) => partition
+                .streams
+                .import(chunk)
+                .map_err(|e| damage(e.to_string()))?,
+            Page::Bytes(Section::Producers, chunk) => partition
+                .producers
+                .import(chunk)
+                .map_err(|e| damage(e.to_string()))?,
+            Page::Bytes(Section::IdempotencyKeys, chunk) => partition
+                .keys
+                .import(chunk)
+                .map_err(|e| damage(e.to_string()))?,
+            Page::Bytes(Section::Entries, _) => {
+                return Err(damage("entries without their shape".into()));
+            }
         }
         Ok(())
     }

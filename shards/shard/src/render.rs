@@ -9,13 +9,25 @@ use crate::records::RecordSet;
 
 /// The answering log's watermark.
 pub fn mark(log: u32, epoch: u32, durable_lsn: u64) -> ReplyMark {
-    ReplyMark { durable_lsn, log, epoch }
+    ReplyMark {
+        durable_lsn,
+        log,
+        epoch,
+    }
 }
 
-pub fn refusal(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, refusal: &Refusal, allow: Option<&str>) {
+pub fn refusal(
+    out: &mut Vec<u8>,
+    voice: &Voice,
+    mark: ReplyMark,
+    refusal: &Refusal,
+    allow: Option<&str>,
+) {
     match *voice {
         Voice::Native { id, opcode } => native::error_reply(out, id, opcode, mark, refusal),
-        Voice::Http { keep_alive, head } => http::reply::refusal(out, keep_alive, head, refusal, allow),
+        Voice::Http { keep_alive, head } => {
+            http::reply::refusal(out, keep_alive, head, refusal, allow)
+        }
     }
 }
 
@@ -29,13 +41,29 @@ pub fn appended(
     versions: &[u32],
 ) {
     match *voice {
-        Voice::Native { id, .. } => native::append_reply(out, id, mark, durability, parts, versions),
+        Voice::Native { id, .. } => {
+            native::append_reply(out, id, mark, durability, parts, versions)
+        }
         Voice::Http { keep_alive, .. } => {
             let first = &parts[0];
             let version = versions.first().copied().unwrap_or(0);
             match form {
-                AppendForm::One => http::reply::appended(out, keep_alive, first.log, first.first_lsn, version, durability),
-                AppendForm::Delete => http::reply::no_content(out, keep_alive, first.log, first.first_lsn, version, durability),
+                AppendForm::One => http::reply::appended(
+                    out,
+                    keep_alive,
+                    first.log,
+                    first.first_lsn,
+                    version,
+                    durability,
+                ),
+                AppendForm::Delete => http::reply::no_content(
+                    out,
+                    keep_alive,
+                    first.log,
+                    first.first_lsn,
+                    version,
+                    durability,
+                ),
                 AppendForm::Many => {
                     let records = parts.iter().map(|p| u64::from(p.records)).sum();
                     http::reply::appended_many(out, keep_alive, records, parts, durability);
@@ -45,7 +73,13 @@ pub fn appended(
     }
 }
 
-pub fn record(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, record: &RecordOut<'_>, if_none_match: Option<u32>) {
+pub fn record(
+    out: &mut Vec<u8>,
+    voice: &Voice,
+    mark: ReplyMark,
+    record: &RecordOut<'_>,
+    if_none_match: Option<u32>,
+) {
     match *voice {
         Voice::Native { id, .. } => native::get_reply(out, id, mark, record),
         Voice::Http { keep_alive, .. } if if_none_match == Some(record.version) => {
@@ -55,7 +89,13 @@ pub fn record(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, record: &Record
     }
 }
 
-pub fn records(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, sets: &[RecordSet], cursor: Option<&Cursor>) {
+pub fn records(
+    out: &mut Vec<u8>,
+    voice: &Voice,
+    mark: ReplyMark,
+    sets: &[RecordSet],
+    cursor: Option<&Cursor>,
+) {
     match *voice {
         Voice::Native { id, opcode } => {
             let mut reply = native::RecordsReply::begin(out, id, opcode, mark);
@@ -89,18 +129,35 @@ pub fn events(out: &mut Vec<u8>, sets: &[RecordSet], cursor: &Cursor) {
     }
 }
 
-pub fn body(out: &mut Vec<u8>, voice: &Voice, mark: ReplyMark, status: u16, content_type: &str, body: &[u8]) {
+pub fn body(
+    out: &mut Vec<u8>,
+    voice: &Voice,
+    mark: ReplyMark,
+    status: u16,
+    content_type: &str,
+    body: &[u8],
+) {
     match *voice {
         Voice::Native { id, opcode } => native::bytes_reply(out, id, opcode, mark, body),
-        Voice::Http { keep_alive, head } => http::reply::body(out, keep_alive, head, status, content_type, body),
+        Voice::Http { keep_alive, head } => {
+            http::reply::body(out, keep_alive, head, status, content_type, body)
+        }
     }
 }
 
 /// Counts of one stream, or of all, summed over the logs. None: the one asked for does not exist.
 pub fn streams(found: &[StreamInfo], only: Option<&[u8]>) -> Option<String> {
     let mut sums: std::collections::BTreeMap<&[u8], StreamInfo> = std::collections::BTreeMap::new();
-    for info in found.iter().filter(|i| only.is_none_or(|name| name == i.name)) {
-        let sum = sums.entry(&info.name).or_insert_with(|| StreamInfo { records: 0, payload_bytes: 0, keys: 0, ..info.clone() });
+    for info in found
+        .iter()
+        .filter(|i| only.is_none_or(|name| name == i.name))
+    {
+        let sum = sums.entry(&info.name).or_insert_with(|| StreamInfo {
+            records: 0,
+            payload_bytes: 0,
+            keys: 0,
+            ..info.clone()
+        });
         sum.records += info.records;
         sum.payload_bytes += info.payload_bytes;
         sum.keys += info.keys;

@@ -54,17 +54,28 @@ pub enum ReplayError {
 
 impl Replay {
     /// Take one record.
-    pub fn record(&mut self, partition: &mut Partition, location: Location, record: &RecordView<'_>) -> Result<(), ReplayError> {
+    pub fn record(
+        &mut self,
+        partition: &mut Partition,
+        location: Location,
+        record: &RecordView<'_>,
+    ) -> Result<(), ReplayError> {
         self.records += 1;
         self.bytes += record.bytes as u64;
         match record.kind {
             Kind::StreamDefinition => {
-                let policy: Policy = serde_json::from_slice(record.payload)
-                    .map_err(|e| ReplayError::Record { lsn: record.lsn, why: format!("stream policy: {e}") })?;
+                let policy: Policy =
+                    serde_json::from_slice(record.payload).map_err(|e| ReplayError::Record {
+                        lsn: record.lsn,
+                        why: format!("stream policy: {e}"),
+                    })?;
                 partition
                     .streams
                     .replay(record.stream, record.key, policy)
-                    .map_err(|e| ReplayError::Record { lsn: record.lsn, why: e.to_string() })?;
+                    .map_err(|e| ReplayError::Record {
+                        lsn: record.lsn,
+                        why: e.to_string(),
+                    })?;
                 return Ok(());
             }
             Kind::Note => {}
@@ -78,7 +89,12 @@ impl Replay {
                     location,
                     bytes: record.bytes as u32,
                 };
-                self.updates.push(Update { digest, entry, stream: record.stream, payload_bytes: record.payload.len() as u64 });
+                self.updates.push(Update {
+                    digest,
+                    entry,
+                    stream: record.stream,
+                    payload_bytes: record.payload.len() as u64,
+                });
             }
         }
         if !record.extensions.is_empty() {
@@ -126,26 +142,52 @@ impl Replay {
     }
 
     fn end_request(&mut self, partition: &mut Partition) {
-        let Some(g) = self.gathering.take() else { return };
+        let Some(g) = self.gathering.take() else {
+            return;
+        };
         let records = g.versions.len() as u32;
-        let answer = Answer { first_lsn: g.first_lsn, records, versions: g.versions.as_slice().into() };
+        let answer = Answer {
+            first_lsn: g.first_lsn,
+            records,
+            versions: g.versions.as_slice().into(),
+        };
         match g.once {
-            Once::Producer(p) => partition.producers.record(p.id, p.sequence, p.fingerprint, answer, g.log_time_us),
-            Once::Key(k) => partition.keys.record(k.digest, k.fingerprint, answer, g.log_time_us, k.window_seconds),
+            Once::Producer(p) => {
+                partition
+                    .producers
+                    .record(p.id, p.sequence, p.fingerprint, answer, g.log_time_us)
+            }
+            Once::Key(k) => partition.keys.record(
+                k.digest,
+                k.fingerprint,
+                answer,
+                g.log_time_us,
+                k.window_seconds,
+            ),
         }
     }
 
     fn apply(&mut self, partition: &mut Partition) -> Result<(), ReplayError> {
         for update in self.updates.drain(..) {
             let before = partition.index.get(update.digest);
-            let counted = partition.streams.get(update.stream).is_some_and(|s| s.last_lsn >= update.entry.lsn);
+            let counted = partition
+                .streams
+                .get(update.stream)
+                .is_some_and(|s| s.last_lsn >= update.entry.lsn);
             if before.is_none_or(|e| e.lsn < update.entry.lsn) {
                 partition.index.put(update.digest, update.entry)?;
             }
             if !counted {
                 let was_live = before.is_some_and(|e| !e.tombstone);
-                let keys = i64::from(!update.entry.tombstone && !was_live) - i64::from(update.entry.tombstone && was_live);
-                partition.streams.count(update.stream, 1, update.payload_bytes, keys, update.entry.lsn);
+                let keys = i64::from(!update.entry.tombstone && !was_live)
+                    - i64::from(update.entry.tombstone && was_live);
+                partition.streams.count(
+                    update.stream,
+                    1,
+                    update.payload_bytes,
+                    keys,
+                    update.entry.lsn,
+                );
             }
         }
         Ok(())

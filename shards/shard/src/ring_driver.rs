@@ -88,7 +88,11 @@ impl RingDriver {
             free: Vec::new(),
             listeners: listeners
                 .into_iter()
-                .map(|(door, socket)| Listener { door, socket: Rc::new(socket), retry_at_ns: None })
+                .map(|(door, socket)| Listener {
+                    door,
+                    socket: Rc::new(socket),
+                    retry_at_ns: None,
+                })
                 .collect(),
             accepting: true,
             flushing: Vec::new(),
@@ -118,27 +122,51 @@ impl RingDriver {
 
     fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
         let generation = (conn.0 >> 32) as u32;
-        self.peers.get_mut((conn.0 & 0xffff_ffff) as usize).filter(|p| p.generation == generation && p.socket.is_some())
+        self.peers
+            .get_mut((conn.0 & 0xffff_ffff) as usize)
+            .filter(|p| p.generation == generation && p.socket.is_some())
     }
 
     fn start_recv(&mut self, conn: ConnId) {
-        let Some(socket) = self.peer(conn).and_then(|p| p.socket.clone()) else { return };
+        let Some(socket) = self.peer(conn).and_then(|p| p.socket.clone()) else {
+            return;
+        };
         if self.ring.recv(socket, CLASS_RECV | conn.0).is_err() {
             self.ready.push_back(Event::RecvClosed { conn });
         }
     }
 
     fn start_send(&mut self, conn: ConnId, data: Vec<u8>, from: usize) {
-        let Some(socket) = self.peer(conn).and_then(|p| p.socket.clone()) else { return };
+        let Some(socket) = self.peer(conn).and_then(|p| p.socket.clone()) else {
+            return;
+        };
         if let Err(error) = self.ring.send(socket, data, from, CLASS_SEND | conn.0) {
-            self.ready.push_back(Event::Sent { conn, data: Vec::new(), result: Err(error) });
+            self.ready.push_back(Event::Sent {
+                conn,
+                data: Vec::new(),
+                result: Err(error),
+            });
         }
     }
 
-    fn start_write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, durability: WriteDurability, token: u64) {
+    fn start_write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        durability: WriteDurability,
+        token: u64,
+    ) {
         let file = Rc::clone(&self.files[file.0 as usize]);
-        if let Err(error) = self.ring.write(file, offset, buffer, range, durability, token) {
-            self.ready.push_back(Event::Written { token, result: Err(error) });
+        if let Err(error) = self
+            .ring
+            .write(file, offset, buffer, range, durability, token)
+        {
+            self.ready.push_back(Event::Written {
+                token,
+                result: Err(error),
+            });
         }
     }
 
@@ -153,8 +181,11 @@ impl RingDriver {
             Completion::AcceptEnded { token, error } => {
                 let index = (token & !CLASS_MASK) as usize;
                 if self.accepting {
-                    tracing::warn!("accept stopped ({error}): trying again shortly; raise `ulimit -n` if descriptors ran out");
-                    self.listeners[index].retry_at_ns = Some(uring::clock::monotonic_ns() + ACCEPT_RETRY_NS);
+                    tracing::warn!(
+                        "accept stopped ({error}): trying again shortly; raise `ulimit -n` if descriptors ran out"
+                    );
+                    self.listeners[index].retry_at_ns =
+                        Some(uring::clock::monotonic_ns() + ACCEPT_RETRY_NS);
                 }
             }
             Completion::Received { token, data } => {
@@ -170,14 +201,28 @@ impl RingDriver {
                     return;
                 }
                 let paused = match &result {
-                    Err(e) => matches!(e.raw_os_error(), Some(libc_codes::ECANCELED | libc_codes::ENOBUFS)),
+                    Err(e) => matches!(
+                        e.raw_os_error(),
+                        Some(libc_codes::ECANCELED | libc_codes::ENOBUFS)
+                    ),
                     Ok(()) => false,
                 };
-                self.ready.push_back(if paused { Event::RecvPaused { conn } } else { Event::RecvClosed { conn } });
+                self.ready.push_back(if paused {
+                    Event::RecvPaused { conn }
+                } else {
+                    Event::RecvClosed { conn }
+                });
             }
-            Completion::Sent { token, data, result } => self.sent(ConnId(token & !CLASS_MASK), data, result),
+            Completion::Sent {
+                token,
+                data,
+                result,
+            } => self.sent(ConnId(token & !CLASS_MASK), data, result),
             Completion::Written { token, result } => match result {
-                Ok(bytes) if self.sync_method == SyncMethod::Fdatasync && self.flushing.iter().any(|(t, ..)| *t == token) => {
+                Ok(bytes)
+                    if self.sync_method == SyncMethod::Fdatasync
+                        && self.flushing.iter().any(|(t, ..)| *t == token) =>
+                {
                     self.flush_behind(token, bytes);
                 }
                 result => {
@@ -187,23 +232,43 @@ impl RingDriver {
             },
             Completion::Synced { token, result } if token & CLASS_MASK == CLASS_FLUSH => {
                 let token = token & !CLASS_MASK;
-                let Some(at) = self.flushing.iter().position(|(t, ..)| *t == token) else { return };
+                let Some(at) = self.flushing.iter().position(|(t, ..)| *t == token) else {
+                    return;
+                };
                 let (_, _, bytes) = self.flushing.swap_remove(at);
-                self.ready.push_back(Event::Written { token, result: result.map(|()| bytes) });
+                self.ready.push_back(Event::Written {
+                    token,
+                    result: result.map(|()| bytes),
+                });
             }
-            Completion::Synced { token, result } => self.ready.push_back(Event::Synced { token, result }),
-            Completion::Read { token, buffer, result } => self.ready.push_back(Event::Read { token, buffer, result }),
+            Completion::Synced { token, result } => {
+                self.ready.push_back(Event::Synced { token, result })
+            }
+            Completion::Read {
+                token,
+                buffer,
+                result,
+            } => self.ready.push_back(Event::Read {
+                token,
+                buffer,
+                result,
+            }),
             Completion::Woken { .. } => {}
         }
     }
 
     fn flush_behind(&mut self, token: u64, bytes: usize) {
-        let Some(entry) = self.flushing.iter_mut().find(|(t, ..)| *t == token) else { return };
+        let Some(entry) = self.flushing.iter_mut().find(|(t, ..)| *t == token) else {
+            return;
+        };
         entry.2 = bytes;
         let file = Rc::clone(&self.files[entry.1.0 as usize]);
         if let Err(error) = self.ring.fdatasync(file, CLASS_FLUSH | token) {
             self.flushing.retain(|(t, ..)| *t != token);
-            self.ready.push_back(Event::Written { token, result: Err(error) });
+            self.ready.push_back(Event::Written {
+                token,
+                result: Err(error),
+            });
         }
     }
 
@@ -215,9 +280,21 @@ impl RingDriver {
                 let from = peer.sent;
                 self.start_send(conn, data, from);
             }
-            Ok(count) if count > 0 || data.is_empty() => self.ready.push_back(Event::Sent { conn, data, result: Ok(()) }),
-            Ok(_) => self.ready.push_back(Event::Sent { conn, data, result: Err(io::ErrorKind::WriteZero.into()) }),
-            Err(error) => self.ready.push_back(Event::Sent { conn, data, result: Err(error) }),
+            Ok(count) if count > 0 || data.is_empty() => self.ready.push_back(Event::Sent {
+                conn,
+                data,
+                result: Ok(()),
+            }),
+            Ok(_) => self.ready.push_back(Event::Sent {
+                conn,
+                data,
+                result: Err(io::ErrorKind::WriteZero.into()),
+            }),
+            Err(error) => self.ready.push_back(Event::Sent {
+                conn,
+                data,
+                result: Err(error),
+            }),
         }
     }
 
@@ -233,7 +310,10 @@ impl RingDriver {
                     FileId(self.files.len() as u32 - 1)
                 }
             });
-            self.ready.push_back(Event::SegmentReady { token: prepared.token, result });
+            self.ready.push_back(Event::SegmentReady {
+                token: prepared.token,
+                result,
+            });
         }
     }
 
@@ -241,7 +321,9 @@ impl RingDriver {
         let mut earliest = None;
         let now = uring::clock::monotonic_ns();
         for index in 0..self.listeners.len() {
-            let Some(at) = self.listeners[index].retry_at_ns else { continue };
+            let Some(at) = self.listeners[index].retry_at_ns else {
+                continue;
+            };
             if at <= now && self.arm(index).is_ok() {
                 self.listeners[index].retry_at_ns = None;
             } else {
@@ -263,12 +345,19 @@ impl Driver for RingDriver {
     type Received = Received;
 
     fn now(&mut self) -> Now {
-        Now { monotonic_ns: uring::clock::monotonic_ns(), wall_us: uring::clock::wall_us() }
+        Now {
+            monotonic_ns: uring::clock::monotonic_ns(),
+            wall_us: uring::clock::wall_us(),
+        }
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> ConnId {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.peers.push(Peer { generation: 0, socket: None, sent: 0 });
+            self.peers.push(Peer {
+                generation: 0,
+                socket: None,
+                sent: 0,
+            });
             self.peers.len() as u32 - 1
         });
         let peer = &mut self.peers[index as usize];
@@ -319,10 +408,19 @@ impl Driver for RingDriver {
         }
     }
 
-    fn write_durable(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+    fn write_durable(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    ) {
         debug_assert_eq!(token & CLASS_MASK, CLASS_SHARD);
         match self.sync_method {
-            SyncMethod::Dsync => self.start_write(file, offset, buffer, range, WriteDurability::Dsync, token),
+            SyncMethod::Dsync => {
+                self.start_write(file, offset, buffer, range, WriteDurability::Dsync, token)
+            }
             SyncMethod::Fdatasync => {
                 self.flushing.push((token, file, 0));
                 self.start_write(file, offset, buffer, range, WriteDurability::None, token);
@@ -330,14 +428,24 @@ impl Driver for RingDriver {
         }
     }
 
-    fn write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+    fn write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    ) {
         self.start_write(file, offset, buffer, range, WriteDurability::None, token);
     }
 
     fn sync(&mut self, file: FileId, token: u64) {
         let file = Rc::clone(&self.files[file.0 as usize]);
         if let Err(error) = self.ring.fdatasync(file, token) {
-            self.ready.push_back(Event::Synced { token, result: Err(error) });
+            self.ready.push_back(Event::Synced {
+                token,
+                result: Err(error),
+            });
         }
     }
 
@@ -348,7 +456,14 @@ impl Driver for RingDriver {
             .expect("the operation pool is sized for every read buffer there is");
     }
 
-    fn prepare_segment(&mut self, slot: u32, recycle: Option<FileId>, segment_bytes: u64, header: Vec<u8>, token: u64) {
+    fn prepare_segment(
+        &mut self,
+        slot: u32,
+        recycle: Option<FileId>,
+        segment_bytes: u64,
+        header: Vec<u8>,
+        token: u64,
+    ) {
         self.preparing += 1;
         let job = SegmentJob {
             slot,
@@ -368,12 +483,18 @@ impl Driver for RingDriver {
         }
     }
 
-    fn poll(&mut self, patience: Patience, events: &mut Vec<Event<OwnedFd, Received>>) -> io::Result<()> {
+    fn poll(
+        &mut self,
+        patience: Patience,
+        events: &mut Vec<Event<OwnedFd, Received>>,
+    ) -> io::Result<()> {
         self.take_prepared();
         let retry_at = self.rearm();
         let wait = match patience {
             Patience::Sleep(time) if self.ready.is_empty() => {
-                let until_retry = retry_at.map(|at| Duration::from_nanos(at.saturating_sub(uring::clock::monotonic_ns())));
+                let until_retry = retry_at.map(|at| {
+                    Duration::from_nanos(at.saturating_sub(uring::clock::monotonic_ns()))
+                });
                 Wait::Sleep(until_retry.map_or(time, |t| t.min(time)))
             }
             _ => Wait::No,

@@ -3,8 +3,8 @@
 //! A page reads the log forward in large chunks, batch by batch, up to what was durable when it began. Recent batches
 //! come from memory. A scan that finds nothing and may wait is parked until its stream grows.
 
-use wal::Location;
 use wal::BLOCK_BYTES;
+use wal::Location;
 use wal::record::{Kind, RecordError, RecordView};
 use wal::scan::{BatchInfo, Stop};
 use wire::Code;
@@ -26,7 +26,11 @@ impl<S> Core<S> {
         };
         scan.stream = id;
         scan.oldest_us = self.oldest_us(id);
-        scan.depth = self.partition.streams.get(id).and_then(|s| s.policy.history_depth);
+        scan.depth = self
+            .partition
+            .streams
+            .get(id)
+            .and_then(|s| s.policy.history_depth);
         let last = self.partition.streams.get(id).map_or(0, |s| s.last_lsn);
         if scan.next_lsn > scan.upto_lsn || scan.next_lsn > last {
             // Nothing of this stream can be there; do not read the log to find that out.
@@ -39,8 +43,16 @@ impl<S> Core<S> {
                 self.go_on(scan);
             }
             None => {
-                let message = format!("lsn {} of log {} is not in any segment", scan.next_lsn, self.log_number());
-                self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+                let message = format!(
+                    "lsn {} of log {} is not in any segment",
+                    scan.next_lsn,
+                    self.log_number()
+                );
+                self.answer(
+                    scan.origin,
+                    0,
+                    Answer::Refused(refuse(Code::Internal, message)),
+                );
             }
         }
     }
@@ -53,14 +65,20 @@ impl<S> Core<S> {
             return Some(at);
         }
         let segment = self.partition.log.segment_of_lsn(lsn)?;
-        Some(Location { segment: segment.segment, offset: BLOCK_BYTES as u32 })
+        Some(Location {
+            segment: segment.segment,
+            offset: BLOCK_BYTES as u32,
+        })
     }
 
     /// The start of the next segment, if `next_lsn` lies there. Behind the last batch of a segment may lie one that was cut
     /// off by a recovery, whole and with lsns that were given out again since: it must not even be looked at.
     fn next_segment(&self, scan: &Scan) -> Option<Location> {
         let next = self.partition.log.segment(scan.at.segment + 1)?;
-        (next.first_lsn != 0 && next.first_lsn <= scan.next_lsn).then_some(Location { segment: next.segment, offset: BLOCK_BYTES as u32 })
+        (next.first_lsn != 0 && next.first_lsn <= scan.next_lsn).then_some(Location {
+            segment: next.segment,
+            offset: BLOCK_BYTES as u32,
+        })
     }
 
     /// Take batches from memory while they are there, else read a chunk.
@@ -74,26 +92,50 @@ impl<S> Core<S> {
                 continue;
             }
             let Some(segment) = self.partition.log.segment(scan.at.segment).copied() else {
-                let message = format!("segment {} of log {} is gone", scan.at.segment, self.log_number());
-                return self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+                let message = format!(
+                    "segment {} of log {} is gone",
+                    scan.at.segment,
+                    self.log_number()
+                );
+                return self.answer(
+                    scan.origin,
+                    0,
+                    Answer::Refused(refuse(Code::Internal, message)),
+                );
             };
             let segment_bytes = self.partition.log.segment_bytes();
             if u64::from(scan.at.offset) + BLOCK_BYTES as u64 > segment_bytes {
-                scan.at = Location { segment: scan.at.segment + 1, offset: BLOCK_BYTES as u32 };
+                scan.at = Location {
+                    segment: scan.at.segment + 1,
+                    offset: BLOCK_BYTES as u32,
+                };
                 continue;
             }
             let header = self.partition.log.header_of(&segment);
             if let Some(bytes) = self.partition.log.in_memory(scan.at) {
                 // If this is not a batch's start in memory, the device knows.
-                if let Ok(info) = wal::scan::batch_at(&self.partition.log.identity, &header, scan.at.offset, bytes)
-                    && scan.take(&self.partition, &info, bytes).is_ok()
+                if let Ok(info) = wal::scan::batch_at(
+                    &self.partition.log.identity,
+                    &header,
+                    scan.at.offset,
+                    bytes,
+                ) && scan.take(&self.partition, &info, bytes).is_ok()
                 {
                     continue;
                 }
             }
-            let link = wal::Link { lsn: 0, location: scan.at };
+            let link = wal::Link {
+                lsn: 0,
+                location: scan.at,
+            };
             let bytes = self.reads.chunk_bytes() - BLOCK_BYTES;
-            self.reads.start(Read::new(segment.file, link, bytes, segment_bytes, Then::Scan(scan)));
+            self.reads.start(Read::new(
+                segment.file,
+                link,
+                bytes,
+                segment_bytes,
+                Then::Scan(scan),
+            ));
             return;
         }
     }
@@ -101,20 +143,38 @@ impl<S> Core<S> {
     /// A chunk of the log, starting at a place where a batch may start.
     pub(crate) fn scan_chunk(&mut self, mut scan: Box<Scan>, at: Location, bytes: &[u8]) {
         let Some(segment) = self.partition.log.segment(at.segment).copied() else {
-            let message = format!("segment {} of log {} is gone", at.segment, self.log_number());
-            return self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+            let message = format!(
+                "segment {} of log {} is gone",
+                at.segment,
+                self.log_number()
+            );
+            return self.answer(
+                scan.origin,
+                0,
+                Answer::Refused(refuse(Code::Internal, message)),
+            );
         };
         let header = self.partition.log.header_of(&segment);
         let mut used = 0;
-        while used < bytes.len() && scan.next_lsn <= scan.upto_lsn && !page_is_full(&scan.set, scan.limit) && self.next_segment(&scan).is_none() {
+        while used < bytes.len()
+            && scan.next_lsn <= scan.upto_lsn
+            && !page_is_full(&scan.set, scan.limit)
+            && self.next_segment(&scan).is_none()
+        {
             let rest = &bytes[used..];
-            let found = wal::scan::batch_at(&self.partition.log.identity, &header, scan.at.offset, rest);
+            let found =
+                wal::scan::batch_at(&self.partition.log.identity, &header, scan.at.offset, rest);
             // The chunk ends in the middle of a batch: the next chunk starts at it.
-            if used > 0 && found.as_ref().is_ok_and(|info| info.bytes as usize > rest.len()) {
+            if used > 0
+                && found
+                    .as_ref()
+                    .is_ok_and(|info| info.bytes as usize > rest.len())
+            {
                 break;
             }
             let taken = found.and_then(|info| {
-                scan.take(&self.partition, &info, rest).map_err(|(lsn, error)| Stop::Invalid(format!("lsn {lsn}: {error}")))?;
+                scan.take(&self.partition, &info, rest)
+                    .map_err(|(lsn, error)| Stop::Invalid(format!("lsn {lsn}: {error}")))?;
                 Ok(info)
             });
             match taken {
@@ -129,7 +189,11 @@ impl<S> Core<S> {
                         scan.at.offset
                     );
                     tracing::error!("{message}");
-                    return self.answer(scan.origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+                    return self.answer(
+                        scan.origin,
+                        0,
+                        Answer::Refused(refuse(Code::Internal, message)),
+                    );
                 }
             }
         }
@@ -146,7 +210,11 @@ impl<S> Core<S> {
         if scan.at.segment > 0 {
             self.scan_hints.put(scan.next_lsn, scan.at);
         }
-        let answer = Answer::Records { set: scan.set, next_lsn: scan.next_lsn, more };
+        let answer = Answer::Records {
+            set: scan.set,
+            next_lsn: scan.next_lsn,
+            more,
+        };
         self.answer(scan.origin, 0, answer);
     }
 
@@ -157,7 +225,12 @@ impl<S> Core<S> {
         }
         let durable = self.partition.log.durable_lsn();
         for scan in std::mem::take(&mut self.waiting) {
-            let last = self.partition.streams.lookup(&scan.stream_name).and_then(|id| self.partition.streams.get(id)).map_or(0, |s| s.last_lsn);
+            let last = self
+                .partition
+                .streams
+                .lookup(&scan.stream_name)
+                .and_then(|id| self.partition.streams.get(id))
+                .map_or(0, |s| s.last_lsn);
             let news = last >= scan.next_lsn && durable >= scan.next_lsn;
             if news || scan.wait_until_ns <= self.now.monotonic_ns {
                 self.begin_scan(scan);
@@ -172,14 +245,24 @@ impl Scan {
     /// Whether the record is among the newest versions of its key that the policy shows.
     fn is_kept(&self, partition: &Partition, record: &RecordView<'_>) -> bool {
         let Some(depth) = self.depth else { return true };
-        let newest = partition.index.get(partition.digests.digest(self.stream, record.key));
+        let newest = partition
+            .index
+            .get(partition.digests.digest(self.stream, record.key));
         newest.is_none_or(|newest| newest.version.saturating_sub(record.version) < depth)
     }
 
     /// Take what one batch has for this page and step behind it (or stay on it when the page is full inside).
-    fn take(&mut self, partition: &Partition, info: &BatchInfo, batch: &[u8]) -> Result<(), (u64, RecordError)> {
+    fn take(
+        &mut self,
+        partition: &Partition,
+        info: &BatchInfo,
+        batch: &[u8],
+    ) -> Result<(), (u64, RecordError)> {
         if info.first_lsn > self.next_lsn {
-            return Err((self.next_lsn, RecordError::Malformed("its batch is not where the log goes on")));
+            return Err((
+                self.next_lsn,
+                RecordError::Malformed("its batch is not where the log goes on"),
+            ));
         }
         for (_, record) in wal::scan::records(&partition.log.codec, info, batch) {
             let record = record.map_err(|error| (self.next_lsn, error))?;
@@ -191,11 +274,18 @@ impl Scan {
             }
             self.next_lsn = record.lsn + 1;
             let shown = matches!(record.kind, Kind::Put | Kind::Tombstone);
-            if shown && record.stream == self.stream && record.timestamp_us >= self.oldest_us && self.is_kept(partition, &record) {
+            if shown
+                && record.stream == self.stream
+                && record.timestamp_us >= self.oldest_us
+                && self.is_kept(partition, &record)
+            {
                 self.set.push(&record);
             }
         }
-        self.at = Location { segment: info.segment, offset: info.offset + info.bytes };
+        self.at = Location {
+            segment: info.segment,
+            offset: info.offset + info.bytes,
+        };
         Ok(())
     }
 }

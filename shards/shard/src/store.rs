@@ -30,22 +30,46 @@ const CHECKPOINTS: [&str; 2] = ["checkpoint-a", "checkpoint-b"];
 /// Why a data directory cannot be used, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{path}: another process is using this data directory; stop it, or give --data another directory")]
+    #[error(
+        "{path}: another process is using this data directory; stop it, or give --data another directory"
+    )]
     InUse { path: PathBuf },
-    #[error("{path} was made with {found} shards, not {wanted}: start with --shards {found} (changing the number of shards is not possible in this version)")]
-    ShardCount { path: PathBuf, found: u32, wanted: u32 },
-    #[error("{path} was made with segments of {found} bytes, not {wanted}: start with --segment-bytes {found}")]
-    SegmentBytes { path: PathBuf, found: u64, wanted: u64 },
+    #[error(
+        "{path} was made with {found} shards, not {wanted}: start with --shards {found} (changing the number of shards is not possible in this version)"
+    )]
+    ShardCount {
+        path: PathBuf,
+        found: u32,
+        wanted: u32,
+    },
+    #[error(
+        "{path} was made with segments of {found} bytes, not {wanted}: start with --segment-bytes {found}"
+    )]
+    SegmentBytes {
+        path: PathBuf,
+        found: u64,
+        wanted: u64,
+    },
     #[error("{path}: {source}; fix the cause, or give --data another directory")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path}: neither superblock copy can be read ({source}); if this is not a pinion directory, give --data another one")]
-    Superblock { path: PathBuf, source: wal::FormatError },
-    #[error("{path} holds log directories but no superblock: move superblock-a and superblock-b back from where they went")]
+    #[error(
+        "{path}: neither superblock copy can be read ({source}); if this is not a pinion directory, give --data another one"
+    )]
+    Superblock {
+        path: PathBuf,
+        source: wal::FormatError,
+    },
+    #[error(
+        "{path} holds log directories but no superblock: move superblock-a and superblock-b back from where they went"
+    )]
     SuperblockMissing { path: PathBuf },
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
-    move |source| StoreError::Io { path: path.to_owned(), source }
+    move |source| StoreError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// An open data directory. Dropping it lets go of the lock.
@@ -65,31 +89,59 @@ pub struct OpenLog {
 
 impl Store {
     /// Open `path`, or make a store of `shards` logs in it. `None` takes what the store has (or the default for a new one).
-    pub fn open(path: &Path, shards: u32, segment_bytes: u64, explicit_shards: bool, explicit_segments: bool) -> Result<Store, StoreError> {
+    pub fn open(
+        path: &Path,
+        shards: u32,
+        segment_bytes: u64,
+        explicit_shards: bool,
+        explicit_segments: bool,
+    ) -> Result<Store, StoreError> {
         fs::create_dir_all(path).map_err(at(path))?;
         let lock_path = path.join("LOCK");
-        let lock = uring::file::lock_exclusive(&lock_path, Duration::from_secs(2)).map_err(|e| match e.kind() {
-            io::ErrorKind::WouldBlock => StoreError::InUse { path: path.to_owned() },
-            _ => StoreError::Io { path: lock_path.clone(), source: e },
-        })?;
+        let lock =
+            uring::file::lock_exclusive(&lock_path, Duration::from_secs(2)).map_err(|e| match e
+                .kind()
+            {
+                io::ErrorKind::WouldBlock => StoreError::InUse {
+                    path: path.to_owned(),
+                },
+                _ => StoreError::Io {
+                    path: lock_path.clone(),
+                    source: e,
+                },
+            })?;
         let superblock = match read_superblocks(path)? {
             Some(superblock) => {
                 if explicit_shards && superblock.shards != shards {
-                    return Err(StoreError::ShardCount { path: path.to_owned(), found: superblock.shards, wanted: shards });
+                    return Err(StoreError::ShardCount {
+                        path: path.to_owned(),
+                        found: superblock.shards,
+                        wanted: shards,
+                    });
                 }
                 if explicit_segments && superblock.segment_bytes != segment_bytes {
-                    return Err(StoreError::SegmentBytes { path: path.to_owned(), found: superblock.segment_bytes, wanted: segment_bytes });
+                    return Err(StoreError::SegmentBytes {
+                        path: path.to_owned(),
+                        found: superblock.segment_bytes,
+                        wanted: segment_bytes,
+                    });
                 }
                 superblock
             }
             None => {
                 if log_directory(path, 0).exists() {
-                    return Err(StoreError::SuperblockMissing { path: path.to_owned() });
+                    return Err(StoreError::SuperblockMissing {
+                        path: path.to_owned(),
+                    });
                 }
                 new_superblock(shards, segment_bytes)
             }
         };
-        let mut store = Store { path: path.to_owned(), superblock, _lock: lock };
+        let mut store = Store {
+            path: path.to_owned(),
+            superblock,
+            _lock: lock,
+        };
         // A new term before anything is written in it: batches of two lives of this log can never be taken for one.
         for log in &mut store.superblock.logs {
             log.epoch += 1;
@@ -106,7 +158,12 @@ impl Store {
 
     pub fn identity(&self, shard: usize) -> LogIdentity {
         let log = &self.superblock.logs[shard];
-        LogIdentity { store: self.superblock.store, log: log.log, number: log.number, timeline: log.timeline }
+        LogIdentity {
+            store: self.superblock.store,
+            log: log.log,
+            number: log.number,
+            timeline: log.timeline,
+        }
     }
 
     pub fn store_uuid(&self) -> String {
@@ -120,7 +177,9 @@ impl Store {
         let path = self.path.join(name);
         let write = || -> io::Result<()> {
             let mut block = Buffer::new(BLOCK_BYTES)?;
-            self.superblock.encode(&mut block[..BLOCK_BYTES]).map_err(io::Error::other)?;
+            self.superblock
+                .encode(&mut block[..BLOCK_BYTES])
+                .map_err(io::Error::other)?;
             let file = uring::file::open_direct(&path, true)?;
             uring::file::pwrite_all(&file, 0, &block[..BLOCK_BYTES])?;
             uring::file::fdatasync(&file)?;
@@ -157,12 +216,21 @@ impl Store {
             *slot = Some(uring::file::open_direct(&path, true).map_err(at(&path))?);
         }
         uring::file::sync_directory(&directory).map_err(at(&directory))?;
-        Ok(OpenLog { directory, segments, checkpoints })
+        Ok(OpenLog {
+            directory,
+            segments,
+            checkpoints,
+        })
     }
 }
 
 fn slot_of(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_prefix("segment-")?.strip_suffix(".seg")?.parse().ok()
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("segment-")?
+        .strip_suffix(".seg")?
+        .parse()
+        .ok()
 }
 
 fn read_superblocks(path: &Path) -> Result<Option<Superblock>, StoreError> {
@@ -180,7 +248,10 @@ fn read_superblocks(path: &Path) -> Result<Option<Superblock>, StoreError> {
     }
     Superblock::choose(&copies[0], &copies[1])
         .map(Some)
-        .map_err(|source| StoreError::Superblock { path: path.to_owned(), source })
+        .map_err(|source| StoreError::Superblock {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn new_superblock(shards: u32, segment_bytes: u64) -> Superblock {

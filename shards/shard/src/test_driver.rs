@@ -68,7 +68,10 @@ impl TestDriver {
     pub fn let_writes_end(&mut self, bytes: impl Fn(u64) -> usize) {
         self.hold_writes = false;
         for token in std::mem::take(&mut self.held_writes) {
-            self.events.push(Event::Written { token, result: Ok(bytes(token)) });
+            self.events.push(Event::Written {
+                token,
+                result: Ok(bytes(token)),
+            });
         }
     }
 }
@@ -79,7 +82,10 @@ impl Driver for TestDriver {
 
     fn now(&mut self) -> Now {
         self.now_ns += 1_000;
-        Now { monotonic_ns: self.now_ns, wall_us: 1_700_000_000_000_000 + self.now_ns / 1_000 }
+        Now {
+            monotonic_ns: self.now_ns,
+            wall_us: 1_700_000_000_000_000 + self.now_ns / 1_000,
+        }
     }
     fn adopt(&mut self, (): ()) -> ConnId {
         self.conns += 1;
@@ -98,7 +104,11 @@ impl Driver for TestDriver {
         if let Some((got, _)) = self.clients.get_mut(&conn.0) {
             got.extend_from_slice(&data);
         }
-        self.events.push(Event::Sent { conn, data, result: Ok(()) });
+        self.events.push(Event::Sent {
+            conn,
+            data,
+            result: Ok(()),
+        });
     }
     fn close(&mut self, conn: ConnId) {
         if let Some((_, open)) = self.clients.get_mut(&conn.0) {
@@ -106,42 +116,86 @@ impl Driver for TestDriver {
         }
     }
     fn stop_accepting(&mut self) {}
-    fn write_durable(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+    fn write_durable(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    ) {
         let count = range.len();
         if self.fail_writes {
-            return self.events.push(Event::Written { token, result: Err(io::Error::other("the device said no")) });
+            return self.events.push(Event::Written {
+                token,
+                result: Err(io::Error::other("the device said no")),
+            });
         }
         self.store(file, offset, &buffer[range]);
         if self.hold_writes {
             self.held_writes.push(token);
         } else {
-            self.events.push(Event::Written { token, result: Ok(count) });
+            self.events.push(Event::Written {
+                token,
+                result: Ok(count),
+            });
         }
     }
-    fn write(&mut self, file: FileId, offset: u64, buffer: Rc<Buffer>, range: Range<usize>, token: u64) {
+    fn write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: Rc<Buffer>,
+        range: Range<usize>,
+        token: u64,
+    ) {
         let count = range.len();
         self.store(file, offset, &buffer[range]);
-        self.events.push(Event::Written { token, result: Ok(count) });
+        self.events.push(Event::Written {
+            token,
+            result: Ok(count),
+        });
     }
     fn sync(&mut self, _: FileId, token: u64) {
-        self.events.push(Event::Synced { token, result: Ok(()) });
+        self.events.push(Event::Synced {
+            token,
+            result: Ok(()),
+        });
     }
     fn read(&mut self, file: FileId, offset: u64, mut buffer: Buffer, len: usize, token: u64) {
-        assert!(len <= buffer.len(), "a read of {len} bytes into {}", buffer.len());
+        assert!(
+            len <= buffer.len(),
+            "a read of {len} bytes into {}",
+            buffer.len()
+        );
         self.longest_read = self.longest_read.max(len);
         let from = &self.files[file.0 as usize];
         let from = from.get((offset as usize).min(from.len())..).unwrap_or(&[]);
         let count = len.min(from.len());
         buffer[..count].copy_from_slice(&from[..count]);
-        self.events.push(Event::Read { token, buffer, result: Ok(count) });
+        self.events.push(Event::Read {
+            token,
+            buffer,
+            result: Ok(count),
+        });
     }
-    fn prepare_segment(&mut self, _: u32, recycle: Option<FileId>, segment_bytes: u64, header: Vec<u8>, token: u64) {
+    fn prepare_segment(
+        &mut self,
+        _: u32,
+        recycle: Option<FileId>,
+        segment_bytes: u64,
+        header: Vec<u8>,
+        token: u64,
+    ) {
         let file = recycle.unwrap_or_else(|| {
             self.files.push(vec![0; segment_bytes as usize]);
             FileId(self.files.len() as u32 - 1)
         });
         self.store(file, 0, &header);
-        self.events.push(Event::SegmentReady { token, result: Ok(file) });
+        self.events.push(Event::SegmentReady {
+            token,
+            result: Ok(file),
+        });
     }
     fn wake(&mut self, _: usize) {}
     fn poll(&mut self, patience: Patience, events: &mut Vec<Event<(), Vec<u8>>>) -> io::Result<()> {
@@ -156,16 +210,26 @@ impl Driver for TestDriver {
 }
 
 pub fn identity() -> LogIdentity {
-    LogIdentity { store: [1; 16], log: [2; 16], number: 0, timeline: 1 }
+    LogIdentity {
+        store: [1; 16],
+        log: [2; 16],
+        number: 0,
+        timeline: 1,
+    }
 }
 
 /// A shard of one, recovered from what `files` hold (checkpoints first, then segments), in term `epoch`.
 pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<TestDriver> {
     let mut files = files;
     files.resize_with(files.len().max(2), Vec::new);
-    let mut known = LogFiles { segments: Vec::new(), checkpoints: [Some(FileId(0)), Some(FileId(1))] };
+    let mut known = LogFiles {
+        segments: Vec::new(),
+        checkpoints: [Some(FileId(0)), Some(FileId(1))],
+    };
     for (slot, bytes) in files.iter().skip(2).enumerate() {
-        known.segments.push((slot as u32, FileId(slot as u32 + 2), bytes.len() as u64));
+        known
+            .segments
+            .push((slot as u32, FileId(slot as u32 + 2), bytes.len() as u64));
     }
     let input = PlanInput {
         memory_bytes: Some(1 << 30),
@@ -176,10 +240,21 @@ pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<Tes
         cache_bytes: Some(0),
     };
     let plan = Plan::new(&input).expect("memory enough");
-    let route = ShardRoute { shard: 0, log: 0, slot_first: 0, slot_last: 16383, address: "test".into(), native_port: 1 };
+    let route = ShardRoute {
+        shard: 0,
+        log: 0,
+        slot_first: 0,
+        slot_last: 16383,
+        address: "test".into(),
+        native_port: 1,
+    };
     let shared = Shared {
         store: "test".into(),
-        topology: Topology { store: "test".into(), map_epoch: 1, shards: vec![route] },
+        topology: Topology {
+            store: "test".into(),
+            map_epoch: 1,
+            shards: vec![route],
+        },
         logs: vec![0],
         timeline: 1,
         token: None,
@@ -188,7 +263,13 @@ pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<Tes
         load: vec![AtomicU32::new(0)],
         ready: vec![AtomicU32::new(0)],
     };
-    let recover = RecoverConfig { identity: identity(), epoch, segment_bytes: SEGMENT_BYTES, segments_ahead: 2, closed_durable_lsn: 0 };
+    let recover = RecoverConfig {
+        identity: identity(),
+        epoch,
+        segment_bytes: SEGMENT_BYTES,
+        segments_ahead: 2,
+        closed_durable_lsn: 0,
+    };
     let parts = Parts {
         shard: 0,
         pool: BufferPool::new(plan.batch_buffers, plan.batch_bytes).expect("memory"),
@@ -200,7 +281,10 @@ pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<Tes
         checkpoint_log_bytes: 1 << 40,
         mailbox: mailbox::mesh(1, 8).pop().expect("one shard"),
         driver: TestDriver::new(files),
-        pace: Pace { spin: Duration::ZERO, ..Pace::default() },
+        pace: Pace {
+            spin: Duration::ZERO,
+            ..Pace::default()
+        },
     };
     let mut shard = assemble(parts).expect("memory");
     shard.recover(&known, &recover).expect("an undamaged log");
@@ -211,12 +295,18 @@ pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<Tes
 impl Shard<TestDriver> {
     /// A client of the HTTP port.
     pub fn connect(&mut self) -> u64 {
-        self.event(Event::Accepted { door: Door::Http, socket: () });
+        self.event(Event::Accepted {
+            door: Door::Http,
+            socket: (),
+        });
         self.driver.conns
     }
     /// Bytes from a client.
     pub fn say(&mut self, client: u64, bytes: impl AsRef<[u8]>) {
-        self.driver.events.push(Event::Received { conn: ConnId(client), data: bytes.as_ref().to_vec() });
+        self.driver.events.push(Event::Received {
+            conn: ConnId(client),
+            data: bytes.as_ref().to_vec(),
+        });
     }
     /// Some turns.
     pub fn turns(&mut self, count: usize) {

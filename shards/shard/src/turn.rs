@@ -28,7 +28,11 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { spin: Duration::from_micros(200), sleep: Duration::from_millis(100), mark_after_ns: 20_000_000 }
+        Pace {
+            spin: Duration::from_micros(200),
+            sleep: Duration::from_millis(100),
+            mark_after_ns: 20_000_000,
+        }
     }
 }
 
@@ -58,7 +62,13 @@ pub struct Shard<D: Driver> {
 
 impl<D: Driver> Shard<D> {
     /// A shard that has not recovered yet.
-    pub fn new(core: Core<D::Socket>, driver: D, mailbox: Mailbox<Box<Parcel<D::Socket>>>, checkpointer: Checkpointer, pace: Pace) -> Shard<D> {
+    pub fn new(
+        core: Core<D::Socket>,
+        driver: D,
+        mailbox: Mailbox<Box<Parcel<D::Socket>>>,
+        checkpointer: Checkpointer,
+        pace: Pace,
+    ) -> Shard<D> {
         Shard {
             core,
             driver,
@@ -78,14 +88,16 @@ impl<D: Driver> Shard<D> {
     /// Recovered: take writes from now on.
     pub fn start(&mut self) {
         self.core.state = State::Ready;
-        self.core.shared.ready[self.core.id].store(crate::core::READY, std::sync::atomic::Ordering::Release);
+        self.core.shared.ready[self.core.id]
+            .store(crate::core::READY, std::sync::atomic::Ordering::Release);
     }
 
     /// Damaged: refuse everything with the reason, let the others go on.
     pub fn stop_with(&mut self, why: String) {
         tracing::error!(shard = self.core.id, "stopped: {why}");
         self.core.state = State::Stopped(why);
-        self.core.shared.ready[self.core.id].store(crate::core::STOPPED, std::sync::atomic::Ordering::Release);
+        self.core.shared.ready[self.core.id]
+            .store(crate::core::STOPPED, std::sync::atomic::Ordering::Release);
     }
 
     /// One turn. Returns false when a drain is complete.
@@ -110,7 +122,8 @@ impl<D: Driver> Shard<D> {
         self.housekeeping();
         self.core.metrics.turn();
         if busy || mail {
-            self.core.metrics.counters.busy_ns += self.driver.now().monotonic_ns - self.core.now.monotonic_ns;
+            self.core.metrics.counters.busy_ns +=
+                self.driver.now().monotonic_ns - self.core.now.monotonic_ns;
         }
         !(self.stopping && self.is_drained())
     }
@@ -142,7 +155,11 @@ impl<D: Driver> Shard<D> {
             }
         }
         if self.mailbox.prepare_sleep() {
-            let sleep = if self.stopping { Duration::from_millis(1) } else { self.pace.sleep.min(self.core.next_deadline()) };
+            let sleep = if self.stopping {
+                Duration::from_millis(1)
+            } else {
+                self.pace.sleep.min(self.core.next_deadline())
+            };
             self.poll(Patience::Sleep(sleep));
             self.mailbox.awake();
         }
@@ -151,7 +168,10 @@ impl<D: Driver> Shard<D> {
     fn poll(&mut self, patience: Patience) {
         if let Err(error) = self.driver.poll(patience, &mut self.events) {
             // Without its ring a shard can neither ack nor answer: end the process, loudly, rather than hang its clients.
-            panic!("shard {}: the ring failed and cannot be used any more: {error}", self.core.id);
+            panic!(
+                "shard {}: the ring failed and cannot be used any more: {error}",
+                self.core.id
+            );
         }
     }
 
@@ -198,7 +218,11 @@ impl<D: Driver> Shard<D> {
                 Kind::Checkpoint(_) => self.checkpointer.written(result),
                 other => unreachable!("a write completed as {other:?}"),
             },
-            Event::Read { token, buffer, result } => match Token::kind(token) {
+            Event::Read {
+                token,
+                buffer,
+                result,
+            } => match Token::kind(token) {
                 Kind::Read(index) => self.core.read_done(index, &buffer, result),
                 // A read that an abandoned recovery had started.
                 Kind::Recovery(sequence) => self.recovery_done.push((sequence, buffer, result)),
@@ -217,13 +241,19 @@ impl<D: Driver> Shard<D> {
             return;
         }
         let id = self.core.id;
-        let target = if door == Door::NativeShard { id } else { self.core.least_loaded(SKEW_MAX) };
+        let target = if door == Door::NativeShard {
+            id
+        } else {
+            self.core.least_loaded(SKEW_MAX)
+        };
         self.core.metrics.accepted(target != id);
         if target == id {
             self.serve_socket(door, socket);
         } else {
             self.core.shared.load[target].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            self.core.outbound[target].items.push(Item::Socket { door, socket });
+            self.core.outbound[target]
+                .items
+                .push(Item::Socket { door, socket });
         }
     }
 
@@ -233,7 +263,10 @@ impl<D: Driver> Shard<D> {
     }
 
     fn adopt(&mut self, door: Door, socket: D::Socket) {
-        let (open, most) = (self.core.conns.len(), self.core.shared.bounds.connections_max as usize);
+        let (open, most) = (
+            self.core.conns.len(),
+            self.core.shared.bounds.connections_max as usize,
+        );
         if open >= most + REFUSED_AT_ONCE {
             self.core.shared.load[self.core.id].fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             self.core.metrics.refusal(wire::Code::Overloaded);
@@ -251,7 +284,9 @@ impl<D: Driver> Shard<D> {
 
     fn sent(&mut self, id: ConnId, data: Vec<u8>, ok: bool) {
         let now_ns = self.core.now.monotonic_ns;
-        let Some(conn) = self.core.conns.get_mut(id) else { return };
+        let Some(conn) = self.core.conns.get_mut(id) else {
+            return;
+        };
         conn.out.sent(data);
         conn.progress_ns = now_ns;
         if ok {
@@ -270,11 +305,13 @@ impl<D: Driver> Shard<D> {
 
     pub(crate) fn take_mail(&mut self) -> bool {
         let mut parcels = Vec::new();
-        self.mailbox.drain(|from, parcel| parcels.push((from, parcel)));
+        self.mailbox
+            .drain(|from, parcel| parcels.push((from, parcel)));
         let any = !parcels.is_empty();
         for (from, parcel) in parcels {
             let mut sockets = Vec::new();
-            self.core.mail(from, parcel, |door, socket| sockets.push((door, socket)));
+            self.core
+                .mail(from, parcel, |door, socket| sockets.push((door, socket)));
             for (door, socket) in sockets {
                 // Its sender has counted it here already.
                 self.adopt(door, socket);
@@ -319,8 +356,13 @@ impl<D: Driver> Shard<D> {
     }
 
     fn flush_connection(&mut self, id: ConnId) {
-        let (unparsed_max, unsent_max) = (self.core.shared.bounds.unparsed_bytes_max, self.core.shared.bounds.unsent_bytes_max);
-        let Some(conn) = self.core.conns.get_mut(id) else { return };
+        let (unparsed_max, unsent_max) = (
+            self.core.shared.bounds.unparsed_bytes_max,
+            self.core.shared.bounds.unsent_bytes_max,
+        );
+        let Some(conn) = self.core.conns.get_mut(id) else {
+            return;
+        };
         conn.listed_touched = false;
         // Waits for a commit that will not come; its client learns after a restart what became of it.
         if conn.out.is_gated() && self.core.partition.log.failed().is_some() {
@@ -337,7 +379,8 @@ impl<D: Driver> Shard<D> {
         }
         // A request that is still arriving is let in whatever its size (the parser bounds it); whole ones that cannot be
         // taken yet are not piled up.
-        let crowded = (whole && conn.input.len() > unparsed_max) || conn.out.bytes() > 2 * unsent_max;
+        let crowded =
+            (whole && conn.input.len() > unparsed_max) || conn.out.bytes() > 2 * unsent_max;
         if conn.ended {
             // Nothing more to read.
         } else if crowded && !conn.paused && !conn.pausing {
@@ -381,16 +424,22 @@ impl<D: Driver> Shard<D> {
         self.core.resume_tails();
         for id in self.core.slow_clients() {
             self.core.metrics.slow_client();
-            tracing::info!(shard = self.core.id, "dropped a client that took no bytes for too long");
+            tracing::info!(
+                shard = self.core.id,
+                "dropped a client that took no bytes for too long"
+            );
             self.close(id);
         }
         if self.core.state != State::Ready {
             return;
         }
-        if now_ns - self.last_work_ns > self.pace.mark_after_ns && self.core.partition.log.mark_idle() {
+        if now_ns - self.last_work_ns > self.pace.mark_after_ns
+            && self.core.partition.log.mark_idle()
+        {
             self.core.partition.log.pump(&mut self.driver, now_ns);
         }
-        self.checkpointer.step(&mut self.core.partition, &mut self.driver, now_ns, false);
+        self.checkpointer
+            .step(&mut self.core.partition, &mut self.driver, now_ns, false);
     }
 
     /// Begin to drain: stop accepting; when everything acked is out and a last checkpoint is written, `turn` returns false.
@@ -409,7 +458,12 @@ impl<D: Driver> Shard<D> {
         // What was taken is answered: other shards' questions, and own requests that others or the device still work on.
         // Tails and their like may wait for long; they end with the connection.
         let asked = self.core.has_inbound() || self.mailbox.waiting() > 0;
-        let owed = asked || self.core.conns.iter_mut().any(|c| c.out.has_unsent() || c.jobs > c.heavy);
+        let owed = asked
+            || self
+                .core
+                .conns
+                .iter_mut()
+                .any(|c| c.out.has_unsent() || c.jobs > c.heavy);
         if owed && !self.drain_is_late() {
             return false;
         }
@@ -418,7 +472,8 @@ impl<D: Driver> Shard<D> {
             return true;
         }
         let now_ns = self.core.now.monotonic_ns;
-        self.checkpointer.step(&mut self.core.partition, &mut self.driver, now_ns, true);
+        self.checkpointer
+            .step(&mut self.core.partition, &mut self.driver, now_ns, true);
         self.checkpointer.is_current(&self.core.partition) || self.checkpointer.failed()
     }
 

@@ -11,7 +11,11 @@ fn a_refused_condition_waits_for_the_record_that_it_names() {
     shard.turns(5);
     shard.driver.hold_writes = true;
     assert_eq!(shard.ask(one, post("k", "", b"first")), "");
-    assert_eq!(shard.ask(two, post("k", "If-None-Match: *\r\n", b"second")), "", "a crash could still take the first back");
+    assert_eq!(
+        shard.ask(two, post("k", "If-None-Match: *\r\n", b"second")),
+        "",
+        "a crash could still take the first back"
+    );
     shard.driver.let_writes_end(|_| 4096);
     shard.turns(5);
     assert!(shard.heard(one).starts_with("HTTP/1.1 201"));
@@ -22,12 +26,24 @@ fn a_refused_condition_waits_for_the_record_that_it_names() {
 fn behind_a_failed_write_nothing_waits_and_a_drain_ends() {
     let mut shard = shard(Vec::new(), 1, 8);
     let (writer, reader) = (shard.connect(), shard.connect());
-    assert!(shard.ask(writer, post("k", "", b"kept")).starts_with("HTTP/1.1 201"));
+    assert!(
+        shard
+            .ask(writer, post("k", "", b"kept"))
+            .starts_with("HTTP/1.1 201")
+    );
     shard.driver.fail_writes = true;
     assert_eq!(shard.ask(writer, post("k", "", b"lost")), "");
     assert!(!shard.driver.clients[&writer].1, "its ack will not come");
-    assert!(shard.ask(reader, get(RECORD)).starts_with("HTTP/1.1 503"), "the newest value is not durable and never will be");
-    assert!(shard.ask(reader, get("/v1/streams/s/scan")).contains("a2VwdA=="), "reads of what is durable go on");
+    assert!(
+        shard.ask(reader, get(RECORD)).starts_with("HTTP/1.1 503"),
+        "the newest value is not durable and never will be"
+    );
+    assert!(
+        shard
+            .ask(reader, get("/v1/streams/s/scan"))
+            .contains("a2VwdA=="),
+        "reads of what is durable go on"
+    );
     shard.drain();
     assert!((0..2_000).any(|_| !shard.turn()), "the drain ends");
 }
@@ -38,12 +54,26 @@ fn a_request_that_no_set_of_buffers_holds_is_refused() {
     let client = shard.connect();
     // 1 MiB of lines is 2.6 MiB of log: it fits a segment, and so do the buffers for it.
     let body = "{\"key\":\"k\",\"value\":1}\n".repeat(1_000_000 / 22);
-    let many = |body: &str| format!("POST /v1/streams/s/records HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let many = |body: &str| {
+        format!(
+            "POST /v1/streams/s/records HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
     assert!(shard.ask(client, many(&body)).starts_with("HTTP/1.1 200"));
     let log = &shard.core.partition.log;
-    for (bytes, largest) in [(100, 100), (3 << 20, 64), (2 << 20, 300 << 10), (64 << 20, 64)] {
+    for (bytes, largest) in [
+        (100, 100),
+        (3 << 20, 64),
+        (2 << 20, 300 << 10),
+        (64 << 20, 64),
+    ] {
         let fits = log.unit_fits(bytes, largest);
-        assert_eq!(fits, bytes <= 3 << 20, "{bytes} bytes, the largest {largest}");
+        assert_eq!(
+            fits,
+            bytes <= 3 << 20,
+            "{bytes} bytes, the largest {largest}"
+        );
     }
 }
 
@@ -53,7 +83,11 @@ fn a_cold_record_of_any_size_is_read_with_the_buffers_there_are() {
     let client = first.connect();
     // Of the size class of 512 KiB, which is larger than any read buffer of a shard that takes 300 KiB.
     let body = vec![b'x'; 290 << 10];
-    assert!(first.ask(client, post("k", "", &body)).starts_with("HTTP/1.1 201"));
+    assert!(
+        first
+            .ask(client, post("k", "", &body))
+            .starts_with("HTTP/1.1 201")
+    );
     let mut second = shard(first.driver.files, 2, 8);
     let client = second.connect();
     let answer = second.ask(client, get(RECORD));
@@ -65,10 +99,26 @@ fn a_cold_record_of_any_size_is_read_with_the_buffers_there_are() {
 fn a_damaged_length_is_damage_and_no_end_of_the_process() {
     let mut first = shard(Vec::new(), 1, 8);
     let client = first.connect();
-    assert!(first.ask(client, post("k", "", &[b'x'; 1000])).starts_with("HTTP/1.1 201"));
+    assert!(
+        first
+            .ask(client, post("k", "", &[b'x'; 1000]))
+            .starts_with("HTTP/1.1 201")
+    );
     let mut second = shard(first.driver.files, 2, 8);
-    let entry = second.core.partition.index.get(second.core.partition.digests.digest(1, b"k")).expect("it is there");
-    let file = second.core.partition.log.segment(entry.location.segment).expect("live").file.0 as usize;
+    let entry = second
+        .core
+        .partition
+        .index
+        .get(second.core.partition.digests.digest(1, b"k"))
+        .expect("it is there");
+    let file = second
+        .core
+        .partition
+        .log
+        .segment(entry.location.segment)
+        .expect("live")
+        .file
+        .0 as usize;
     let at = entry.location.offset as usize;
     // Just beyond what a read buffer holds, whatever the record's place in its block.
     let length = second.core.reads.chunk_bytes() as u32 - 8;
@@ -84,16 +134,50 @@ fn a_scan_does_not_look_behind_the_end_of_a_segment() {
     // Fill the first segment until the second has begun.
     let body = vec![b'x'; 290 << 10];
     while shard.core.partition.log.chain().segment == 1 {
-        assert!(shard.ask(client, post("k", "", &body)).starts_with("HTTP/1.1 201"));
+        assert!(
+            shard
+                .ask(client, post("k", "", &body))
+                .starts_with("HTTP/1.1 201")
+        );
     }
-    let last = shard.core.partition.log.segments().nth(1).expect("begun").first_lsn - 1;
+    let last = shard
+        .core
+        .partition
+        .log
+        .segments()
+        .nth(1)
+        .expect("begun")
+        .first_lsn
+        - 1;
     // Behind the last batch of the first: a batch that a recovery cut off, with an lsn that was given out again.
-    let file = shard.core.partition.log.segments().next().expect("the first").file.0 as usize;
-    let blocks = shard.driver.files[file].chunks(4096).rposition(|block| block.iter().any(|b| *b != 0)).expect("written") + 1;
+    let file = shard
+        .core
+        .partition
+        .log
+        .segments()
+        .next()
+        .expect("the first")
+        .file
+        .0 as usize;
+    let blocks = shard.driver.files[file]
+        .chunks(4096)
+        .rposition(|block| block.iter().any(|b| *b != 0))
+        .expect("written")
+        + 1;
     let end = blocks * 4096;
-    let at = wal::chain::ChainPoint { next_lsn: last + 1, offset: end as u32, ..wal::chain::ChainPoint::genesis(1) };
-    let ready = wal::writer::ReadySegment { segment: 1, generation: 1, bytes: crate::test_driver::SEGMENT_BYTES as u32, file: 0 };
-    let mut writer = wal::writer::Writer::<Vec<u8>>::new(crate::test_driver::identity(), 1, at, ready);
+    let at = wal::chain::ChainPoint {
+        next_lsn: last + 1,
+        offset: end as u32,
+        ..wal::chain::ChainPoint::genesis(1)
+    };
+    let ready = wal::writer::ReadySegment {
+        segment: 1,
+        generation: 1,
+        bytes: crate::test_driver::SEGMENT_BYTES as u32,
+        file: 0,
+    };
+    let mut writer =
+        wal::writer::Writer::<Vec<u8>>::new(crate::test_driver::identity(), 1, at, ready);
     writer.open(vec![0; 4096], 0).expect("room");
     writer.append(&wal::record::NewRecord {
         kind: wal::record::Kind::Put,
@@ -110,13 +194,31 @@ fn a_scan_does_not_look_behind_the_end_of_a_segment() {
     shard.driver.files[file][end..end + 4096].copy_from_slice(&sealed.buffer);
     let (mut scanned, mut cursor) = (String::new(), String::new());
     for _ in 0..40 {
-        let page = shard.ask(client, get(&format!("/v1/streams/s/scan?limit=1000{cursor}")));
-        let Some(next) = page.lines().find_map(|l| l.to_ascii_lowercase().starts_with("x-pinion-cursor:").then(|| l[16..].trim().to_owned())) else { break };
+        let page = shard.ask(
+            client,
+            get(&format!("/v1/streams/s/scan?limit=1000{cursor}")),
+        );
+        let Some(next) = page.lines().find_map(|l| {
+            l.to_ascii_lowercase()
+                .starts_with("x-pinion-cursor:")
+                .then(|| l[16..].trim().to_owned())
+        }) else {
+            break;
+        };
         scanned += &page;
         cursor = format!("&cursor={next}");
     }
     assert!(!scanned.contains("never acked"));
-    assert_eq!(scanned.matches("\"key\"").count() as u64, shard.core.partition.streams.get(1).expect("defined").records);
+    assert_eq!(
+        scanned.matches("\"key\"").count() as u64,
+        shard
+            .core
+            .partition
+            .streams
+            .get(1)
+            .expect("defined")
+            .records
+    );
 }
 
 #[test]
@@ -124,12 +226,18 @@ fn connections_far_beyond_the_bound_are_dropped_before_they_cost_anything() {
     let mut shard = shard(Vec::new(), 1, 4);
     let before = shard.driver.clients.len();
     for _ in 0..1_000 {
-        shard.event(crate::driver::Event::Accepted { door: crate::driver::Door::Http, socket: () });
+        shard.event(crate::driver::Event::Accepted {
+            door: crate::driver::Door::Http,
+            socket: (),
+        });
     }
     assert!(shard.driver.clients.len() - before <= 4 + 64);
     shard.turns(5);
     assert_eq!(shard.core.conns.len(), 4);
-    assert_eq!(shard.core.shared.load[0].load(std::sync::atomic::Ordering::Relaxed), 4);
+    assert_eq!(
+        shard.core.shared.load[0].load(std::sync::atomic::Ordering::Relaxed),
+        4
+    );
     let refused: Vec<u64> = (5..=8).collect();
     for client in refused {
         assert!(shard.heard(client).starts_with("HTTP/1.1 429"));
@@ -148,7 +256,10 @@ fn what_waits_for_a_bound_is_answered_as_soon_as_it_may() {
     while heard < 2_000 {
         shard.turn();
         heard += shard.heard(client).matches("HTTP/1.1 404").count();
-        assert!(shard.core.now.monotonic_ns - started < 50_000_000, "{heard} answers, and it sleeps");
+        assert!(
+            shard.core.now.monotonic_ns - started < 50_000_000,
+            "{heard} answers, and it sleeps"
+        );
     }
 }
 
@@ -156,7 +267,11 @@ fn what_waits_for_a_bound_is_answered_as_soon_as_it_may() {
 fn a_drain_answers_what_was_taken() {
     let mut first = shard(Vec::new(), 1, 8);
     let client = first.connect();
-    assert!(first.ask(client, post("k", "", b"cold")).starts_with("HTTP/1.1 201"));
+    assert!(
+        first
+            .ask(client, post("k", "", b"cold"))
+            .starts_with("HTTP/1.1 201")
+    );
     let mut second = shard(first.driver.files, 2, 8);
     let client = second.connect();
     second.turns(5);
@@ -173,13 +288,34 @@ fn a_scan_that_finds_no_batch_where_one_must_be_says_so() {
     let mut first = shard(Vec::new(), 1, 8);
     let client = first.connect();
     for key in ["a", "b", "c"] {
-        assert!(first.ask(client, post(key, "", b"x")).starts_with("HTTP/1.1 201"));
+        assert!(
+            first
+                .ask(client, post(key, "", b"x"))
+                .starts_with("HTTP/1.1 201")
+        );
     }
     let mut second = shard(first.driver.files, 2, 8);
-    let entry = second.core.partition.index.get(second.core.partition.digests.digest(1, b"b")).expect("it is there");
-    let file = second.core.partition.log.segment(entry.location.segment).expect("live").file.0 as usize;
+    let entry = second
+        .core
+        .partition
+        .index
+        .get(second.core.partition.digests.digest(1, b"b"))
+        .expect("it is there");
+    let file = second
+        .core
+        .partition
+        .log
+        .segment(entry.location.segment)
+        .expect("live")
+        .file
+        .0 as usize;
     let block = entry.location.offset as usize / 4096 * 4096;
     second.driver.files[file][block..block + 4096].fill(0);
     let client = second.connect();
-    assert!(second.ask(client, get("/v1/streams/s/scan")).starts_with("HTTP/1.1 500"), "not a page that leaves b out");
+    assert!(
+        second
+            .ask(client, get("/v1/streams/s/scan"))
+            .starts_with("HTTP/1.1 500"),
+        "not a page that leaves b out"
+    );
 }

@@ -11,8 +11,17 @@ use wire::{AppendRecord, Code, Condition, ContentType, Durability};
 
 use crate::machine::Machine;
 
+/// The beginning of some bytes, for people.
+pub(crate) fn brief(bytes: &[u8]) -> String {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).into_owned();
+    match bytes.len() {
+        0..=16 => shown,
+        more => format!("{shown}..{more}"),
+    }
+}
+
 /// One record as it was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sent {
     /// Its key.
     pub key: Vec<u8>,
@@ -63,8 +72,19 @@ pub struct Append {
     pub attempts: u32,
 }
 
+impl std::fmt::Debug for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.tombstone {
+            "tombstone".to_owned()
+        } else {
+            brief(&self.payload)
+        };
+        write!(f, "{}={what} if {:?}", brief(&self.key), self.condition)
+    }
+}
+
 /// A record as a reply showed it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Log.
     pub log: u32,
@@ -84,6 +104,23 @@ pub struct Seen {
     pub payload: Vec<u8>,
     /// Content type, as HTTP would spell it.
     pub content_type: Vec<u8>,
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.tombstone {
+            "tombstone".to_owned()
+        } else {
+            brief(&self.payload)
+        };
+        let (log, lsn, version, time) = (self.log, self.lsn, self.version, self.timestamp_us);
+        write!(
+            f,
+            "{log}:{lsn} stream {} {}={what} version {version} at {time}",
+            self.stream,
+            brief(&self.key)
+        )
+    }
 }
 
 /// What a request was about.
@@ -278,13 +315,14 @@ impl Lanes {
         })
     }
 
-    /// Ask for a key's history.
+    /// Ask for a key's history, versions below `before` (0: from the newest).
     pub fn history(
         &mut self,
         machine: &mut Machine,
         lane: usize,
         stream: usize,
         key: &[u8],
+        before: u32,
         at_least: u32,
     ) -> u64 {
         let about = About::History {
@@ -293,7 +331,7 @@ impl Lanes {
             at_least,
         };
         self.put(machine, lane, about, |out, id| {
-            native::history(out, id, &stream_name(stream), key, 0, 10_000)
+            native::history(out, id, &stream_name(stream), key, before, 10_000)
         })
     }
 

@@ -13,7 +13,7 @@ pub use crate::host::StoreConfig;
 use crate::host::{Host, Snapshot};
 use crate::machine::{Fault, FaultKind, Mutant};
 use crate::oracle::{Broken, payload};
-use crate::session::{Fate, Session};
+use crate::trial::{Fate, Trial};
 
 /// A run that broke a promise.
 #[derive(Debug)]
@@ -107,25 +107,25 @@ fn put(key: Vec<u8>, number: usize, ordinal: usize, bytes: usize) -> Sent {
 }
 
 /// Send one request on the first lane.
-pub fn send(session: &mut Session, request: Request) {
-    let number = session.oracle.appends.len();
+pub fn send(trial: &mut Trial, request: Request) {
+    let number = trial.oracle.appends.len();
     let key = key_of(1, 0, 1);
     let one = |bytes| vec![put(key.clone(), number, 0, bytes)];
     match request {
-        Request::Put => session.append(0, 0, Durability::Durable, None, one(20)),
+        Request::Put => trial.append(0, 0, Durability::Durable, None, one(20)),
         Request::Unit => {
             let records = (0..3)
                 .map(|i| put(key_of(1, 0, i), number, i, 1500))
                 .collect();
-            session.append(0, 0, Durability::Durable, None, records)
+            trial.append(0, 0, Durability::Durable, None, records)
         }
         Request::Large => {
             let records = (0..20)
                 .map(|i| put(key_of(1, 0, i % 4), number, i, 4096))
                 .collect();
-            session.append(0, 0, Durability::Durable, None, records)
+            trial.append(0, 0, Durability::Durable, None, records)
         }
-        Request::Buffered => session.append(0, 0, Durability::Buffered, None, one(30)),
+        Request::Buffered => trial.append(0, 0, Durability::Buffered, None, one(30)),
         Request::Tombstone => {
             let sent = Sent {
                 key,
@@ -133,15 +133,15 @@ pub fn send(session: &mut Session, request: Request) {
                 tombstone: true,
                 condition: Condition::None,
             };
-            session.append(0, 0, Durability::Durable, None, vec![sent])
+            trial.append(0, 0, Durability::Durable, None, vec![sent])
         }
-        Request::Producer => session.append(0, 0, Durability::Durable, Some(0), one(25)),
+        Request::Producer => trial.append(0, 0, Durability::Durable, Some(0), one(25)),
         Request::Conditional => {
             let sent = Sent {
                 condition: Condition::New,
                 ..put(key, number, 0, 40)
             };
-            session.append(0, 0, Durability::Durable, None, vec![sent])
+            trial.append(0, 0, Durability::Durable, None, vec![sent])
         }
     };
 }
@@ -151,15 +151,15 @@ pub fn send(session: &mut Session, request: Request) {
 /// # Errors
 /// A promise that was broken already.
 pub fn fresh(config: StoreConfig) -> Result<Snapshot, Broken> {
-    let mut session = Session::new(Host::new(1, config), 1, 1);
-    let Fate::Alive(()) = session.open()? else {
+    let mut trial = Trial::new(Host::new(1, config), 1, 1);
+    let Fate::Alive(()) = trial.open()? else {
         return Err("crashed without being asked".into());
     };
     for _ in 0..200 {
-        session.turn()?;
+        trial.turn()?;
     }
-    session.close()?;
-    Ok(session.host.snapshot())
+    trial.close()?;
+    Ok(trial.host.snapshot())
 }
 
 /// Run `requests` on a copy of `store`, crash behind the `k`-th disk tick, restart, judge; then crash and restart once
@@ -175,22 +175,22 @@ pub fn crash_behind(
     mode: CrashMode,
     mutant: Mutant,
 ) -> Result<bool, Failure> {
-    let mut session = Session::new(
+    let mut trial = Trial::new(
         Host::from_snapshot(k * 31 + requests.len() as u64, store),
         1,
         1,
     );
-    session.lie(mutant);
+    trial.lie(mutant);
     let mut run = || -> Result<bool, Broken> {
-        session.open()?;
+        trial.open()?;
         {
-            let mut m = session.host.machine.borrow_mut();
+            let mut m = trial.host.machine.borrow_mut();
             m.crash_at = Some(m.ticks + k);
         }
-        let ended = small_workload(&mut session, requests, pipelined)? == Fate::Alive(());
-        session.crash(mode)?;
-        let first = judge(&mut session)?;
-        let second = judge(&mut session)?;
+        let ended = small_workload(&mut trial, requests, pipelined)? == Fate::Alive(());
+        trial.crash(mode)?;
+        let first = judge(&mut trial)?;
+        let second = judge(&mut trial)?;
         if first != second {
             return Err("a second recovery shows another store".into());
         }
@@ -199,7 +199,7 @@ pub fn crash_behind(
     let result = run();
     result.map_err(|why| Failure {
         why,
-        trace: std::mem::take(&mut session.host.machine.borrow_mut().trace),
+        trace: std::mem::take(&mut trial.host.machine.borrow_mut().trace),
     })
 }
 
@@ -212,16 +212,16 @@ pub fn filled(
     config: StoreConfig,
     requests: &[Request],
     close: bool,
-) -> Result<(Snapshot, Session), Broken> {
-    let mut session = Session::new(Host::from_snapshot(2, &fresh(config)?), 1, 1);
-    session.open()?;
-    small_workload(&mut session, requests, false)?;
+) -> Result<(Snapshot, Trial), Broken> {
+    let mut trial = Trial::new(Host::from_snapshot(2, &fresh(config)?), 1, 1);
+    trial.open()?;
+    small_workload(&mut trial, requests, false)?;
     if close {
-        session.close()?;
+        trial.close()?;
     } else {
-        session.crash(CrashMode::DropAll)?;
+        trial.crash(CrashMode::DropAll)?;
     }
-    Ok((session.host.snapshot(), session))
+    Ok((trial.host.snapshot(), trial))
 }
 
 /// Run `requests` on a copy of `store` with one operation of the disk failing; reads must go on; restart, judge. Tells
@@ -235,56 +235,56 @@ pub fn fail_operation(
     operation: u64,
     kind: FaultKind,
 ) -> Result<Option<bool>, Failure> {
-    let mut session = Session::new(Host::from_snapshot(operation, store), 1, 1);
-    session.host.machine.borrow_mut().keep_trace();
+    let mut trial = Trial::new(Host::from_snapshot(operation, store), 1, 1);
+    trial.host.machine.borrow_mut().keep_trace();
     let mut run = || -> Result<Option<bool>, Broken> {
-        session.open()?;
+        trial.open()?;
         {
-            let mut m = session.host.machine.borrow_mut();
+            let mut m = trial.host.machine.borrow_mut();
             m.fault = Some(Fault {
                 operation: m.operations + operation,
                 kind,
             });
         }
         // One acked record to read while nothing can be written.
-        send(&mut session, Request::Unit);
-        session.settle()?;
+        send(&mut trial, Request::Unit);
+        trial.settle()?;
         for request in requests {
-            send(&mut session, *request);
-            session.settle()?;
+            send(&mut trial, *request);
+            trial.settle()?;
         }
         for _ in 0..200 {
-            session.turn()?;
+            trial.turn()?;
         }
-        let Some((_, log_write)) = session.host.machine.borrow().fault_hit else {
+        let Some((_, log_write)) = trial.host.machine.borrow().fault_hit else {
             return Ok(None);
         };
         if log_write {
             // Another connection: those that waited for the log were closed.
-            session.reconnect();
-            send(&mut session, Request::Put);
-            let refused = session.oracle.appends.len() - 1;
-            session.settle()?;
+            trial.reconnect();
+            send(&mut trial, Request::Put);
+            let refused = trial.oracle.appends.len() - 1;
+            trial.settle()?;
             if !matches!(
-                session.oracle.appends[refused].outcome,
+                trial.oracle.appends[refused].outcome,
                 Outcome::Refused(Code::Unavailable)
             ) {
                 return Err(format!(
                     "behind a failed write an append got {:?}",
-                    session.oracle.appends[refused].outcome
+                    trial.oracle.appends[refused].outcome
                 ));
             }
-            session.reads_go_on()?;
+            trial.reads_go_on()?;
         }
-        session.crash(CrashMode::Torn)?;
-        judge(&mut session)?;
-        judge(&mut session)?;
+        trial.crash(CrashMode::Torn)?;
+        judge(&mut trial)?;
+        judge(&mut trial)?;
         Ok(Some(log_write))
     };
     let result = run();
     result.map_err(|why| Failure {
         why,
-        trace: std::mem::take(&mut session.host.machine.borrow_mut().trace),
+        trace: std::mem::take(&mut trial.host.machine.borrow_mut().trace),
     })
 }
 
@@ -304,18 +304,18 @@ pub fn crash_at_start(
         || Host::new(seed, config),
         |store| Host::from_snapshot(seed, store),
     );
-    let mut session = Session::new(host, 1, 1);
+    let mut trial = Trial::new(host, 1, 1);
     let mut through = false;
     for tick in ticks {
-        session.host.machine.borrow_mut().crash_at = Some(*tick);
-        let mut alive = session.open()? == Fate::Alive(());
+        trial.host.machine.borrow_mut().crash_at = Some(*tick);
+        let mut alive = trial.open()? == Fate::Alive(());
         for _ in 0..40 {
-            alive = alive && !matches!(session.turn()?, Fate::Crashed);
+            alive = alive && !matches!(trial.turn()?, Fate::Crashed);
         }
         through |= alive;
-        session.crash(mode)?;
+        trial.crash(mode)?;
     }
-    session.open()?;
+    trial.open()?;
     for request in [
         Request::Large,
         Request::Put,
@@ -324,25 +324,25 @@ pub fn crash_at_start(
         Request::Large,
         Request::Large,
     ] {
-        send(&mut session, request);
-        session.settle()?;
+        send(&mut trial, request);
+        trial.settle()?;
     }
     // What the store held before is not these clients': only what they did is judged.
     if store.is_none() {
-        session.verify(10)?;
+        trial.verify(10)?;
     }
-    session.crash(mode)?;
-    session.open()?;
+    trial.crash(mode)?;
+    trial.open()?;
     Ok(through)
 }
 
-fn judge(session: &mut Session) -> Result<Vec<Vec<crate::client::Seen>>, Broken> {
-    session.open()?;
-    session.verify(7)?;
-    let Fate::Alive(dump) = session.dump(1000)? else {
+fn judge(trial: &mut Trial) -> Result<Vec<Vec<crate::client::Seen>>, Broken> {
+    trial.open()?;
+    trial.verify(7)?;
+    let Fate::Alive(dump) = trial.dump(1000)? else {
         return Err("crashed without being asked".into());
     };
-    session.crash(CrashMode::DropAll)?;
+    trial.crash(CrashMode::DropAll)?;
     Ok(dump
         .into_iter()
         .map(|log| log.into_values().collect())
@@ -350,20 +350,20 @@ fn judge(session: &mut Session) -> Result<Vec<Vec<crate::client::Seen>>, Broken>
 }
 
 fn small_workload(
-    session: &mut Session,
+    trial: &mut Trial,
     requests: &[Request],
     pipelined: bool,
 ) -> Result<Fate<()>, Broken> {
     for request in requests {
-        send(session, *request);
+        send(trial, *request);
         if !pipelined {
-            alive!(session.settle()?);
+            alive!(trial.settle()?);
         }
     }
-    alive!(session.settle()?);
+    alive!(trial.settle()?);
     // The idle mark is written too.
     for _ in 0..12 {
-        alive!(session.turn()?);
+        alive!(trial.turn()?);
     }
     Ok(Fate::Alive(()))
 }
@@ -396,7 +396,7 @@ impl Default for Options {
 }
 
 struct Run {
-    session: Session,
+    trial: Trial,
     rng: StdRng,
     options: Options,
     streams: usize,
@@ -429,31 +429,31 @@ pub fn traced(seed: u64, options: Options) -> (Result<Report, Broken>, Vec<Strin
     };
     let lanes = rng.random_range(1..=4);
     let streams = rng.random_range(1..=2);
-    let session = Session::new(Host::new(seed, config), lanes, streams);
+    let trial = Trial::new(Host::new(seed, config), lanes, streams);
     if options.trace {
-        session.host.machine.borrow_mut().keep_trace();
+        trial.host.machine.borrow_mut().keep_trace();
     }
-    session
+    trial
         .host
         .machine
         .borrow_mut()
         .note(|| format!("{config:?}, {lanes} lanes, {streams} streams"));
     let keys = rng.random_range(1..=12);
     let mut run = Run {
-        session,
+        trial,
         rng,
         options,
         streams,
         keys,
         report: Report::default(),
     };
-    run.session.lie(options.mutant);
+    run.trial.lie(options.mutant);
     let result = run.lives();
-    let trace = std::mem::take(&mut run.session.host.machine.borrow_mut().trace);
-    run.report.checkpoints = run.session.checkpoints;
-    run.report.rolls = run.session.host.rolls();
-    run.report.appends = run.session.oracle.appends.len() as u64;
-    run.report.records = run.session.oracle.records() as u64;
+    let trace = std::mem::take(&mut run.trial.host.machine.borrow_mut().trace);
+    run.report.checkpoints = run.trial.checkpoints;
+    run.report.rolls = run.trial.host.rolls();
+    run.report.appends = run.trial.oracle.appends.len() as u64;
+    run.report.records = run.trial.oracle.records() as u64;
     (result.map(|()| run.report), trace)
 }
 
@@ -464,37 +464,37 @@ impl Run {
             if self.life()? == Fate::Crashed {
                 self.report.crashes += 1;
                 let mode = CrashMode::ALL[self.rng.random_range(0..CrashMode::ALL.len())];
-                self.session.crash(mode)?;
+                self.trial.crash(mode)?;
             }
         }
-        self.session.open()?;
-        self.session.verify(10_000)?;
+        self.trial.open()?;
+        self.trial.verify(10_000)?;
         Ok(())
     }
 
     fn life(&mut self) -> Result<Fate<()>, Broken> {
         let early = self.rng.random_bool(0.25);
         if early {
-            self.session.host.machine.borrow_mut().crash_at = Some(self.rng.random_range(1..40));
+            self.trial.host.machine.borrow_mut().crash_at = Some(self.rng.random_range(1..40));
         }
-        if self.session.open()? == Fate::Crashed {
+        if self.trial.open()? == Fate::Crashed {
             self.report.crashes_in_recovery += 1;
             return Ok(Fate::Crashed);
         }
         let page = self.rng.random_range(1..60);
-        alive!(self.session.verify(page)?);
+        alive!(self.trial.verify(page)?);
         if self.rng.random_bool(0.2) {
             // Recovering twice changes nothing.
-            let before = alive!(self.session.dump(1000)?);
-            self.session.crash(CrashMode::DropAll)?;
-            alive!(self.session.open()?);
-            if alive!(self.session.dump(1000)?) != before {
+            let before = alive!(self.trial.dump(1000)?);
+            self.trial.crash(CrashMode::DropAll)?;
+            alive!(self.trial.open()?);
+            if alive!(self.trial.dump(1000)?) != before {
                 return Err("a second recovery shows another store".into());
             }
         }
-        alive!(self.session.repeat()?);
+        alive!(self.trial.repeat()?);
         {
-            let mut m = self.session.host.machine.borrow_mut();
+            let mut m = self.trial.host.machine.borrow_mut();
             let at = m.ticks + self.rng.random_range(1..500);
             m.crash_at = self.rng.random_bool(0.7).then_some(at);
             if self.options.faults && self.rng.random_bool(0.3) {
@@ -509,44 +509,44 @@ impl Run {
         for _ in 0..self.rng.random_range(1..=self.options.requests) {
             self.request();
             for _ in 0..self.rng.random_range(0..4) {
-                alive!(self.session.turn()?);
+                alive!(self.trial.turn()?);
             }
         }
-        let hit = self.session.host.machine.borrow().fault_hit;
+        let hit = self.trial.host.machine.borrow().fault_hit;
         self.report.faults += u64::from(hit.is_some());
         if matches!(hit, Some((_, true))) {
             // Nothing more is acked there; what waits, waits for a restart.
             for _ in 0..300 {
-                alive!(self.session.turn()?);
+                alive!(self.trial.turn()?);
             }
             return Ok(Fate::Crashed);
         }
         match self.rng.random_range(0..3) {
             0 => Ok(Fate::Crashed),
             1 => {
-                alive!(self.session.settle()?);
+                alive!(self.trial.settle()?);
                 Ok(Fate::Crashed)
             }
             _ => {
-                alive!(self.session.settle()?);
-                self.session.close()
+                alive!(self.trial.settle()?);
+                self.trial.close()
             }
         }
     }
 
     fn key(&mut self, shard: usize) -> Vec<u8> {
         key_of(
-            self.session.host.config.shards,
+            self.trial.host.config.shards,
             shard,
             self.rng.random_range(0..self.keys),
         )
     }
 
     fn request(&mut self) {
-        let shards = self.session.host.config.shards;
+        let shards = self.trial.host.config.shards;
         let lane = self.rng.random_range(
             0..self
-                .session
+                .trial
                 .lanes
                 .as_ref()
                 .map_or(1, crate::client::Lanes::count),
@@ -554,8 +554,8 @@ impl Run {
         let stream = self.rng.random_range(0..self.streams);
         let shard = self.rng.random_range(0..shards);
         let key = self.key(shard);
-        let at_least = self.session.oracle.at_least(stream, &key);
-        let number = self.session.oracle.appends.len();
+        let at_least = self.trial.oracle.at_least(stream, &key);
+        let number = self.trial.oracle.appends.len();
         let durability = if self.rng.random_bool(0.25) {
             Durability::Buffered
         } else {
@@ -568,7 +568,7 @@ impl Run {
         };
         match self.rng.random_range(0..20) {
             0..5 => {
-                self.session.append(
+                self.trial.append(
                     lane,
                     stream,
                     durability,
@@ -593,7 +593,7 @@ impl Run {
                         if count == 24 { 4000 } else { bytes },
                     ));
                 }
-                self.session.append(lane, stream, durability, None, records);
+                self.trial.append(lane, stream, durability, None, records);
             }
             9..11 => {
                 let sent = Sent {
@@ -602,7 +602,7 @@ impl Run {
                     tombstone: true,
                     condition: Condition::None,
                 };
-                self.session
+                self.trial
                     .append(lane, stream, durability, None, vec![sent]);
             }
             11..13 => {
@@ -615,7 +615,7 @@ impl Run {
                     condition,
                     ..put(key, number, 0, bytes)
                 };
-                self.session
+                self.trial
                     .append(lane, stream, durability, None, vec![sent]);
             }
             13..16 => {
@@ -623,20 +623,20 @@ impl Run {
                 let records = (0..count)
                     .map(|ordinal| put(self.key(shard), number, ordinal, bytes))
                     .collect();
-                self.session
+                self.trial
                     .append(lane, stream, durability, Some(shard), records);
             }
             16..18 => {
-                self.session
+                self.trial
                     .ask(|lanes, m| lanes.get(m, lane, stream, &key, at_least));
             }
             18 => {
-                self.session
-                    .ask(|lanes, m| lanes.history(m, lane, stream, &key, at_least));
+                self.trial
+                    .ask(|lanes, m| lanes.history(m, lane, stream, &key, 0, at_least));
             }
             _ => {
                 let limit = self.rng.random_range(1..50);
-                self.session
+                self.trial
                     .ask(|lanes, m| lanes.scan(m, lane, stream, &[], limit));
             }
         }

@@ -3,7 +3,7 @@
 use sim::disk::{CrashMode, Role};
 use sim::host::{Host, Opened, Snapshot};
 use sim::scenario::{Request, SMALL, filled};
-use sim::session::Fate;
+use sim::trial::Fate;
 
 const REQUESTS: [Request; 6] = [
     Request::Put,
@@ -94,15 +94,15 @@ fn a_flipped_bit_in_an_acked_batch_stops_the_shard_with_file_offset_and_lsn() {
 
 #[test]
 fn a_rotten_checkpoint_is_not_used_and_nothing_is_missing() {
-    let (store, mut session) = filled(SMALL, &REQUESTS, true).unwrap();
-    session.host = Host::from_snapshot(9, &store);
-    spoil_checkpoints(&mut session.host);
-    let before = session.checkpoints;
-    assert_eq!(session.open().unwrap(), Fate::Alive(()));
-    assert_eq!(session.checkpoints, before, "its pages do not verify");
-    assert_eq!(session.verify(10).unwrap(), Fate::Alive(()));
+    let (store, mut trial) = filled(SMALL, &REQUESTS, true).unwrap();
+    trial.host = Host::from_snapshot(9, &store);
+    spoil_checkpoints(&mut trial.host);
+    let before = trial.checkpoints;
+    assert_eq!(trial.open().unwrap(), Fate::Alive(()));
+    assert_eq!(trial.checkpoints, before, "its pages do not verify");
+    assert_eq!(trial.verify(10).unwrap(), Fate::Alive(()));
     assert_eq!(
-        session.repeat().unwrap(),
+        trial.repeat().unwrap(),
         Fate::Alive(()),
         "the retry windows come from the log then"
     );
@@ -122,15 +122,15 @@ fn a_damaged_segment_header_stops_the_shard() {
 
 #[test]
 fn bits_that_rot_while_the_shard_runs_are_found_by_the_read_and_not_served() {
-    let (store, mut session) = filled(SMALL, &REQUESTS, true).unwrap();
-    session.host = Host::from_snapshot(3, &store);
-    assert_eq!(session.open().unwrap(), Fate::Alive(()));
+    let (store, mut trial) = filled(SMALL, &REQUESTS, true).unwrap();
+    trial.host = Host::from_snapshot(3, &store);
+    assert_eq!(trial.open().unwrap(), Fate::Alive(()));
     for block in 1..8 {
         for offset in [250, 300, 1000] {
-            flip(&mut session.host, block * 4096 + offset, 1);
+            flip(&mut trial.host, block * 4096 + offset, 1);
         }
     }
-    let why = session.verify(100).unwrap_err();
+    let why = trial.verify(100).unwrap_err();
     assert!(
         why.contains("damaged"),
         "a damaged record must be refused, not served: {why}"
@@ -139,13 +139,13 @@ fn bits_that_rot_while_the_shard_runs_are_found_by_the_read_and_not_served() {
 
 #[test]
 fn a_torn_tail_is_cut_and_what_was_acked_before_it_is_there() {
-    let (store, mut session) = filled(SMALL, &REQUESTS, false).unwrap();
-    session.host = Host::from_snapshot(5, &store);
+    let (store, mut trial) = filled(SMALL, &REQUESTS, false).unwrap();
+    trial.host = Host::from_snapshot(5, &store);
     let tail = batches(&store)
         .last()
         .map_or(4096, |(at, bytes, _)| at + bytes);
     {
-        let mut m = session.host.machine.borrow_mut();
+        let mut m = trial.host.machine.borrow_mut();
         let file = m.disk.find(0, Role::Segment(0)).expect("the first segment");
         let mut image = m.disk.image_mut(file);
         let head = image.bytes()[4096..4096 + 128].to_vec();
@@ -154,7 +154,7 @@ fn a_torn_tail_is_cut_and_what_was_acked_before_it_is_there() {
             image.change(tail + i, |b| *b = byte);
         }
     }
-    assert_eq!(session.open().unwrap(), Fate::Alive(()));
-    assert_eq!(session.verify(10).unwrap(), Fate::Alive(()));
-    session.crash(CrashMode::DropAll).unwrap();
+    assert_eq!(trial.open().unwrap(), Fate::Alive(()));
+    assert_eq!(trial.verify(10).unwrap(), Fate::Alive(()));
+    trial.crash(CrashMode::DropAll).unwrap();
 }

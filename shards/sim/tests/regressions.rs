@@ -3,7 +3,7 @@
 use sim::disk::CrashMode;
 use sim::host::Host;
 use sim::scenario::{Request, SMALL, StoreConfig, crash_at_start, filled};
-use sim::session::{Fate, Session};
+use sim::trial::{Fate, Trial};
 use wire::{Condition, Durability};
 
 /// A crash while a segment file is made leaves a file of any length with anything in it. It was taken for a damaged one
@@ -61,10 +61,10 @@ fn crashes_behind_any_two_operations_of_two_restarts_leave_no_two_files_with_one
 fn a_read_for_another_shard_is_answered_though_its_commit_came_before_the_device() {
     let config = StoreConfig { shards: 2, ..SMALL };
     for seed in 0..40 {
-        let mut session = Session::new(Host::new(seed, config), 2, 1);
+        let mut trial = Trial::new(Host::new(seed, config), 2, 1);
         let key = sim::scenario::key_of(2, 1, 1);
-        let put = |session: &mut Session| {
-            let number = session.oracle.appends.len();
+        let put = |trial: &mut Trial| {
+            let number = trial.oracle.appends.len();
             let payload = sim::oracle::payload(number, 0, 5000 / 2);
             let sent = sim::client::Sent {
                 key: key.clone(),
@@ -72,18 +72,18 @@ fn a_read_for_another_shard_is_answered_though_its_commit_came_before_the_device
                 tombstone: false,
                 condition: Condition::None,
             };
-            session.append(1, 0, Durability::Durable, None, vec![sent]);
+            trial.append(1, 0, Durability::Durable, None, vec![sent]);
         };
-        assert_eq!(session.open().unwrap(), Fate::Alive(()));
-        put(&mut session);
-        session.settle().unwrap();
+        assert_eq!(trial.open().unwrap(), Fate::Alive(()));
+        put(&mut trial);
+        trial.settle().unwrap();
         // After a restart the old version is on the device only.
-        session.crash(CrashMode::DropAll).unwrap();
-        assert_eq!(session.open().unwrap(), Fate::Alive(()));
-        put(&mut session);
-        session.turn().unwrap();
-        session.ask(|lanes, m| lanes.history(m, 0, 0, &key, 1));
-        session
+        trial.crash(CrashMode::DropAll).unwrap();
+        assert_eq!(trial.open().unwrap(), Fate::Alive(()));
+        put(&mut trial);
+        trial.turn().unwrap();
+        trial.ask(|lanes, m| lanes.history(m, 0, 0, &key, 0, 1));
+        trial
             .settle()
             .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
@@ -100,27 +100,27 @@ fn a_batch_that_was_cut_off_near_the_end_of_a_segment_is_not_scanned() {
     let (store, _) = filled(config, &[], false).unwrap();
     let mut cut = 0;
     for seed in 0..150 {
-        let mut session = Session::new(Host::from_snapshot(seed, &store), 1, 1);
-        assert_eq!(session.open().unwrap(), Fate::Alive(()));
-        sim::scenario::send(&mut session, Request::Large);
-        session.settle().unwrap();
+        let mut trial = Trial::new(Host::from_snapshot(seed, &store), 1, 1);
+        assert_eq!(trial.open().unwrap(), Fate::Alive(()));
+        sim::scenario::send(&mut trial, Request::Large);
+        trial.settle().unwrap();
         // Two batches on their way, then the power fails.
-        sim::scenario::send(&mut session, Request::Put);
-        session.turn().unwrap();
-        sim::scenario::send(&mut session, Request::Put);
-        session.turn().unwrap();
-        session.crash(CrashMode::Mixed).unwrap();
-        assert_eq!(session.open().unwrap(), Fate::Alive(()));
-        session.verify(100).unwrap();
-        cut += u32::from(session.oracle.records() == 20);
-        sim::scenario::send(&mut session, Request::Put);
-        session.settle().unwrap();
-        sim::scenario::send(&mut session, Request::Large);
-        session.settle().unwrap();
+        sim::scenario::send(&mut trial, Request::Put);
+        trial.turn().unwrap();
+        sim::scenario::send(&mut trial, Request::Put);
+        trial.turn().unwrap();
+        trial.crash(CrashMode::Mixed).unwrap();
+        assert_eq!(trial.open().unwrap(), Fate::Alive(()));
+        trial.verify(100).unwrap();
+        cut += u32::from(trial.oracle.records() == 20);
+        sim::scenario::send(&mut trial, Request::Put);
+        trial.settle().unwrap();
+        sim::scenario::send(&mut trial, Request::Large);
+        trial.settle().unwrap();
         // From the device, not from memory.
-        session.crash(CrashMode::DropAll).unwrap();
-        assert_eq!(session.open().unwrap(), Fate::Alive(()));
-        session
+        trial.crash(CrashMode::DropAll).unwrap();
+        assert_eq!(trial.open().unwrap(), Fate::Alive(()));
+        trial
             .verify(100)
             .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }

@@ -286,9 +286,15 @@ impl RecordCodec {
     #[inline]
     pub fn read_kept<'a>(&self, lsn: u64, bytes: &'a [u8]) -> Result<RecordView<'a>, RecordError> {
         let total = RecordCodec::peek_bytes(bytes).unwrap_or(HEADER_BYTES);
-        let record = bytes.get(..total).ok_or(RecordError::Short { needed: total, given: bytes.len() })?;
+        let record = bytes.get(..total).ok_or(RecordError::Short {
+            needed: total,
+            given: bytes.len(),
+        })?;
         if record.len() < HEADER_BYTES {
-            return Err(RecordError::Short { needed: HEADER_BYTES, given: record.len() });
+            return Err(RecordError::Short {
+                needed: HEADER_BYTES,
+                given: record.len(),
+            });
         }
         parse(lsn, record)
     }

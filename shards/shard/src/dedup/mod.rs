@@ -27,9 +27,7 @@ pub use chunk::ChunkError;
 pub(crate) use chunk::{ChunkReader, ChunkWriter, Kind};
 pub use extension::{IdempotencyExtension, ProducerExtension};
 pub use keys::{IdempotencyKeys, KeyCheck, KeyLimits};
-pub use producers::{
-    Answer, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions,
-};
+pub use producers::{Answer, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions};
 
 use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher13Wide};
 use std::hash::Hasher;

@@ -152,7 +152,14 @@ pub fn not_modified(out: &mut Vec<u8>, keep_alive: bool, version: u32) {
 /// 204 for a tombstone that was appended: its position and version.
 ///
 /// A 204 has no body to say in what it got, so a header does: `X-Pinion-Durability`.
-pub fn no_content(out: &mut Vec<u8>, keep_alive: bool, log: u32, lsn: u64, version: u32, durability: Durability) {
+pub fn no_content(
+    out: &mut Vec<u8>,
+    keep_alive: bool,
+    log: u32,
+    lsn: u64,
+    version: u32,
+    durability: Durability,
+) {
     out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
     etag(out, version);
     position(out, log, lsn);

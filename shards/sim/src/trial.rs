@@ -30,14 +30,14 @@ pub enum Fate<T> {
 macro_rules! alive {
     ($fate:expr) => {
         match $fate {
-            $crate::session::Fate::Alive(value) => value,
-            $crate::session::Fate::Crashed => return Ok($crate::session::Fate::Crashed),
+            $crate::trial::Fate::Alive(value) => value,
+            $crate::trial::Fate::Crashed => return Ok($crate::trial::Fate::Crashed),
         }
     };
 }
 
 /// See the module's header.
-pub struct Session {
+pub struct Trial {
     /// The machine with its store.
     pub host: Host,
     /// The judge.
@@ -55,11 +55,11 @@ pub struct Session {
     failed_from: Option<(usize, usize)>,
 }
 
-impl Session {
+impl Trial {
     /// Clients of `lanes` connections using `streams` streams.
-    pub fn new(host: Host, lanes: usize, streams: usize) -> Session {
+    pub fn new(host: Host, lanes: usize, streams: usize) -> Trial {
         let oracle = Oracle::new(host.config.shards);
-        Session {
+        Trial {
             host,
             oracle,
             lanes: None,
@@ -283,7 +283,7 @@ impl Session {
     /// What is wrong with a reply, or that none comes.
     pub fn reads_go_on(&mut self) -> Result<Fate<()>, Broken> {
         for (stream, key) in self.oracle.acked_keys() {
-            let id = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, 0));
+            let id = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, 0, 0));
             match alive!(self.answer(id)?) {
                 Said::Records { .. }
                 | Said::Refused {
@@ -352,46 +352,80 @@ impl Session {
         let durable = self.host.durable_lsns();
         self.oracle.check(dump, &durable)?;
         for ((stream, key), expected) in self.oracle.histories() {
-            let newest = expected[0].clone();
+            let newest = &expected[0];
             let lane = key.len() % self.lanes_count;
+            // Both at once: the answer to one must not depend on the other.
+            let history =
+                self.ask(|lanes, m| lanes.history(m, lane, stream, &key, 0, newest.version));
             let get = self.ask(|lanes, m| lanes.get(m, lane, stream, &key, newest.version));
-            let history = self.ask(|lanes, m| lanes.history(m, lane, stream, &key, newest.version));
-            let mut answers = [None, None];
+            let (mut page, mut got) = (None, None);
             for _ in 0..TURNS_MAX {
-                if answers.iter().all(Option::is_some) {
+                if page.is_some() && got.is_some() {
                     break;
                 }
                 for heard in alive!(self.turn()?) {
                     match heard.id {
-                        id if id == get => answers[0] = Some(heard.said),
-                        id if id == history => answers[1] = Some(heard.said),
+                        id if id == get => got = Some(heard.said),
+                        id if id == history => page = Some(heard.said),
                         _ => {}
                     }
                 }
             }
-            match &answers[0] {
+            match got {
                 Some(Said::Refused {
                     code: wire::Code::NotFound,
                     ..
                 }) if newest.tombstone => {}
                 Some(Said::Records { records, .. })
-                    if *records == [newest.clone()] && !newest.tombstone => {}
+                    if records == [newest.clone()] && !newest.tombstone => {}
                 other => {
                     return Err(format!(
                         "get was answered {other:?}; the scan shows {newest:?}"
                     ));
                 }
             }
-            match &answers[1] {
-                Some(Said::Records { records, .. }) if *records == expected => {}
-                other => {
-                    return Err(format!(
-                        "history was answered {other:?}; the scan shows {expected:?}"
-                    ));
-                }
-            }
+            alive!(self.verify_history(lane, &expected, page)?);
         }
         Ok(Fate::Alive(()))
+    }
+
+    /// A history comes in pages: they must be what the scan showed, newest first.
+    fn verify_history(
+        &mut self,
+        lane: usize,
+        expected: &[Seen],
+        first: Option<Said>,
+    ) -> Result<Fate<()>, Broken> {
+        let (stream, key) = (expected[0].stream, expected[0].key.clone());
+        let mut left = expected;
+        let mut page = first;
+        loop {
+            let records = match page {
+                Some(Said::Records { records, .. })
+                    if !records.is_empty() && records.len() <= left.len() =>
+                {
+                    records
+                }
+                other => {
+                    return Err(format!(
+                        "history was answered {other:?}, {} versions from {:?} on are left",
+                        left.len(),
+                        left.first()
+                    ));
+                }
+            };
+            if let Some((wrong, right)) = records.iter().zip(left).find(|(a, b)| a != b) {
+                return Err(format!(
+                    "history shows {wrong:?}, the scan showed {right:?}"
+                ));
+            }
+            left = &left[records.len()..];
+            let Some(last) = records.last().filter(|_| !left.is_empty()) else {
+                return Ok(Fate::Alive(()));
+            };
+            let id = self.ask(|lanes, m| lanes.history(m, lane, stream, &key, last.version, 0));
+            page = Some(alive!(self.answer(id)?));
+        }
     }
 
     /// Send what producers have to send again, wait for the answers. The oracle compares them with the first ones.
