@@ -76,9 +76,11 @@ class Server:
         self.process.kill()
         self.process.wait()
 
-    def stop(self):
+    def stop(self, keep=False):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
+        if not keep:
+            shutil.rmtree(self.data)
 
 
 class Bench:
@@ -259,7 +261,7 @@ def restart(bench):
     data = bench.scratch / "restart"
     keys = bench.args.restart_keys
     server = Server(bench, data, "--segments-ahead", bench.args.segments_ahead)
-    bench.load("fill", "--workload", "get", "--keys", keys, "--preload", "--payload-bytes", 64)
+    bench.load("fill", "--workload", "get", "--keys", keys, "--preload")
     rss, index = server.resident_bytes(), server.metric("pinion_index_bytes")
     bench.row(f"resident memory with {keys / 1e6:.0f} M keys of 16 bytes", f"index {index / keys:.1f} B a key", "40 B a key", f"resident {rss / 1e6:.0f} MB in all")
     server.kill()  # no last checkpoint
@@ -268,12 +270,12 @@ def restart(bench):
     server = Server(bench, data)
     seconds, size = server.metric("pinion_recovery_seconds"), server.metric("pinion_recovery_bytes")
     bench.row("restart without a checkpoint", f"{size / seconds / 1e6:.0f} MB/s", "500 MB/s", f"{size / 1e6:.0f} MB in {seconds:.2f} s")
-    server.stop()
+    server.stop(keep=True)
 
     def once(_):
         server = Server(bench, data)
         seconds = server.metric("pinion_recovery_seconds")
-        server.stop()
+        server.stop(keep=True)
         return seconds
     seconds = statistics.median(bench.repeat(once))
     bench.row(f"restart with {keys / 1e6:.0f} M keys behind a checkpoint", f"{seconds:.2f} s", "3 s")

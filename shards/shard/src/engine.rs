@@ -29,8 +29,6 @@ use crate::turn::{Pace, Shard};
 
 /// Shard i's own native port is the shared port plus this plus i.
 pub const SHARD_PORT_OFFSET: u16 = 10_001;
-/// Longer than anybody's: the kernel's workers, which end our durable writes, get the core when they ask for it.
-const SHARD_SLICE: Duration = Duration::from_millis(100);
 const MAIL_CAPACITY: usize = 1024;
 const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
 
@@ -506,12 +504,6 @@ fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u6
             "shard {} could not be pinned to core {}",
             seed.shard,
             core.id
-        );
-    }
-    if let Err(error) = uring::scheduling::set_slice(SHARD_SLICE) {
-        tracing::warn!(
-            "shard {}: the scheduler does not take a slice ({error}): durable writes may wait for its tick",
-            seed.shard
         );
     }
     let (shard_number, stop) = (seed.shard, Arc::clone(&seed.stop));

@@ -11,7 +11,7 @@ use wire::Policy;
 use crate::dedup::{Answer, IdempotencyExtension, ProducerExtension};
 use crate::partition::Partition;
 
-const GROUP: usize = 64;
+const GROUP: usize = 128;
 
 struct Update {
     digest: Digest,
@@ -168,6 +168,9 @@ impl Replay {
     }
 
     fn apply(&mut self, partition: &mut Partition) -> Result<(), ReplayError> {
+        for update in &self.updates {
+            partition.index.prefetch_slot(update.digest);
+        }
         for update in self.updates.drain(..) {
             let before = partition.index.get(update.digest);
             let counted = partition
