@@ -64,24 +64,10 @@ fn operation_name(operation: Operation) -> &'static str {
     }
 }
 
-/// Every code that a refusal can have.
-const CODES: [Code; 15] = [
-    Code::Malformed,
-    Code::Unauthorized,
-    Code::NotFound,
-    Code::SequenceOutOfOrder,
-    Code::ConditionFailed,
-    Code::TooLarge,
-    Code::Overloaded,
-    Code::Unavailable,
-    Code::DiskFull,
-    Code::Unsupported,
-    Code::IdempotencyMismatch,
-    Code::CursorUnknown,
-    Code::Internal,
-    Code::MethodNotAllowed,
-    Code::HeadTooLarge,
-];
+/// Every code that a refusal can have: all of the wire's but `Ok`, which stands first there.
+const CODES: [Code; Code::ALL.len() - 1] = *Code::ALL
+    .last_chunk()
+    .expect("one fewer than all there are");
 
 /// What a shard is doing. The numbers are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
