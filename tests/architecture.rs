@@ -23,7 +23,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sim", &["shard", "wal", "index", "wire", "uring"]),
     // What a producer links knows the protocol and nothing behind it.
     ("client", &["wire"]),
-    ("loadtest", &["client", "wire"]),
+    // The load generator gives way to the kernel's workers, and only uring may say so to the kernel.
+    ("loadtest", &["client", "wire", "uring"]),
     // In-process questions look at every part.
     ("benches", &["shard", "uring", "wire", "wal", "index"]),
 ];

@@ -14,6 +14,7 @@
 //! | [`mod@file`], [`device`], [`latency`] | O_DIRECT files by path, what the disk promises, what a sync costs |
 //! | [`socket`] | listeners and socket options |
 //! | [`preflight`], [`limits`] | what must be there before any of it works, each with its fix |
+//! | [`scheduling`] | how a busy thread gives way to the kernel's workers |
 //! | [`clock`] | monotonic, wall and per-thread CPU time |
 
 pub mod clock;
@@ -27,6 +28,7 @@ mod memory;
 mod op;
 pub mod preflight;
 mod ring;
+pub mod scheduling;
 mod setup;
 pub mod socket;
 
