@@ -119,6 +119,7 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
         connections_max: settings.connections_max,
         token,
         spin_us: settings.spin_us,
+        commit_window_us: settings.commit_window_us,
         congestion: settings.congestion,
         cache_bytes: settings.cache.map(|bytes| bytes.0),
         segments_ahead: settings.segments_ahead,

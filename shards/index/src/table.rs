@@ -150,20 +150,22 @@ impl<M: TableMemory> Index<M> {
         self.memory.prefetch(self.home(TableKey::of(digest).high));
     }
 
-    /// Second step, once [`Index::prefetch`] had time to arrive: asks for the lines of the slot that matches, or
-    /// for the next bucket when the home is full and has no match.
+    /// Second step, once [`Index::prefetch`] had time to arrive: asks for the lines of the slot that matches, else of the
+    /// slot that a new key would get, or for the next bucket when the home is full and has no match.
     #[inline]
     pub fn prefetch_slot(&self, digest: Digest) {
         let key = TableKey::of(digest);
         let home = self.home(key.high);
         let bucket = &self.memory.buckets()[home];
-        if let Some(slot) = bucket::first_match(bucket, key.fingerprint) {
+        let full = bucket::is_full(bucket);
+        let known = bucket::first_match(bucket, key.fingerprint);
+        if let Some(slot) = known.or_else(|| (!full).then(|| bucket::count(bucket))) {
             let (first, last) = bucket::slot_lines(slot);
             self.memory.prefetch_line(home, first);
             if last != first {
                 self.memory.prefetch_line(home, last);
             }
-        } else if bucket::is_full(bucket) && home + 1 < self.memory.buckets().len() {
+        } else if home + 1 < self.memory.buckets().len() {
             self.memory.prefetch(home + 1);
         }
     }
@@ -229,6 +231,21 @@ impl<M: TableMemory> Index<M> {
         Ok(None)
     }
 
+    /// Insert a key that [`Index::locate`] has just not found: saves the second lookup of [`Index::put`].
+    ///
+    /// # Errors
+    /// [`IndexError::Full`] when memory is used up; nothing changed then.
+    ///
+    /// # Panics
+    /// When an entry cannot be packed: see [`Entry`] for the bounds.
+    pub fn insert_new(&mut self, digest: Digest, entry: Entry) -> Result<(), IndexError> {
+        debug_assert!(self.get(digest).is_none(), "the key is in the index");
+        self.insert(Item {
+            key: TableKey::of(digest),
+            packed: entry.pack(),
+        })
+    }
+
     /// Add a key that is not there.
     #[inline(never)]
     fn insert(&mut self, item: Item) -> Result<(), IndexError> {
@@ -290,6 +307,12 @@ impl<M: TableMemory> Index<M> {
     #[must_use]
     pub fn capacity_keys(&self) -> u64 {
         self.most_buckets() as u64 * FULL_PER_BUCKET
+    }
+
+    /// Keys for which the table has room before it grows.
+    #[must_use]
+    pub fn sized_for(&self) -> u64 {
+        self.new_buckets as u64 * 14
     }
 
     /// The table is moving entries to new homes (a metric).

@@ -176,6 +176,8 @@ pub trait Driver {
         header: Vec<u8>,
         token: u64,
     );
+    /// Fill segments at most so fast from now on, also one that is being prepared; 0 = as fast as the device takes them.
+    fn pace_preparation(&mut self, bytes_per_second: u64);
 
     /// Make a sleeping shard look at its mail.
     fn wake(&mut self, shard: usize);

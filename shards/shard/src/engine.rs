@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uring::{BufferPool, Features, Ring, RingConfig, RingError, Waker};
 use wire::{ShardRoute, Topology};
 
 use crate::assemble::{Parts, assemble};
+use crate::commit_window::derived_window;
 use crate::core::{Bounds, Shared};
 use crate::driver::{Door, FileId, LogFiles};
 use crate::hop::Parcel;
@@ -29,6 +30,8 @@ use crate::turn::{Pace, Shard};
 
 /// Shard i's own native port is the shared port plus this plus i.
 pub const SHARD_PORT_OFFSET: u16 = 10_001;
+/// How long a port that is taken is tried again.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const MAIL_CAPACITY: usize = 1024;
 const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
 
@@ -59,6 +62,8 @@ pub struct EngineConfig {
     pub token: Option<Vec<u8>>,
     /// Longest spin of an idle shard before it sleeps; 0 = off, None = the default.
     pub spin_us: Option<u32>,
+    /// Small batches are written so far apart under load; 0 = at once, None = from the measured latency of the device.
+    pub commit_window_us: Option<u32>,
     /// TCP congestion control of accepted connections; None: the system's.
     pub congestion: Option<String>,
     /// Read cache per shard; None: an eighth of what is left, at most 256 MiB.
@@ -119,9 +124,14 @@ pub enum OpenError {
     Shard(String),
 }
 
+impl OpenError {
+    fn is_address_in_use(&self) -> bool {
+        matches!(self, OpenError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 /// One shard in the banner.
 #[derive(Clone, Debug)]
-/// x
 pub struct ShardBanner {
     /// Shard number.
     pub shard: usize,
@@ -152,6 +162,8 @@ pub struct Banner {
     pub sync_p50_us: f64,
     /// Its 99th percentile.
     pub sync_p99_us: f64,
+    /// Small batches are written so far apart under load.
+    pub commit_window: Duration,
     /// What an ack survives on this device.
     pub durability_class: String,
     /// What the kernel's ring offers.
@@ -250,7 +262,7 @@ impl Engine {
                 plan: plan.clone(),
                 shared: Arc::clone(&shared),
                 log,
-                recover: recover_config(&store, shard, &config),
+                recover: recover_config(&store, shard, &config, &profile),
                 digest_key: store.superblock.digest_key,
                 listeners,
                 mailbox,
@@ -298,6 +310,7 @@ impl Engine {
             sync_method: profile.method_name().into(),
             sync_p50_us: profile.latency().p50_us,
             sync_p99_us: profile.latency().p99_us,
+            commit_window: commit_window(&config, &profile),
             durability_class: profile.durability_class(),
             features,
             data: config.data.clone(),
@@ -385,7 +398,20 @@ fn pins(
     }
 }
 
-fn recover_config(store: &Store, shard: usize, config: &EngineConfig) -> RecoverConfig {
+/// What was asked for, else what follows from the measured latency.
+fn commit_window(config: &EngineConfig, profile: &Profile) -> Duration {
+    match config.commit_window_us {
+        Some(us) => Duration::from_micros(us.into()),
+        None => derived_window(profile.latency().p50_us),
+    }
+}
+
+fn recover_config(
+    store: &Store,
+    shard: usize,
+    config: &EngineConfig,
+    profile: &Profile,
+) -> RecoverConfig {
     let log = &store.superblock.logs[shard];
     RecoverConfig {
         identity: store.identity(shard),
@@ -393,6 +419,7 @@ fn recover_config(store: &Store, shard: usize, config: &EngineConfig) -> Recover
         segment_bytes: store.superblock.segment_bytes,
         segments_ahead: config.segments_ahead.unwrap_or(2) as usize,
         closed_durable_lsn: log.durable_lsn,
+        commit_window: commit_window(config, profile),
     }
 }
 
@@ -464,7 +491,14 @@ fn listen(config: &EngineConfig, shards: usize) -> Result<(Listeners, Ports), Op
         (config.http_port, "--http-port"),
     ] {
         if port != 0 {
-            drop(open(port, false, flag)?);
+            let since = Instant::now();
+            // The kernel takes the rings of a process that was killed apart behind its end, and their listeners with them.
+            while let Err(error) = open(port, false, flag) {
+                if !error.is_address_in_use() || since.elapsed() >= PORT_PATIENCE {
+                    return Err(error);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
     let mut ports = Ports {
@@ -504,6 +538,12 @@ fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u6
             "shard {} could not be pinned to core {}",
             seed.shard,
             core.id
+        );
+    }
+    if let Err(error) = uring::scheduling::give_way_to_workers() {
+        tracing::warn!(
+            "shard {}: the scheduler does not take a slice ({error}): durable writes may wait for its tick",
+            seed.shard
         );
     }
     let (shard_number, stop) = (seed.shard, Arc::clone(&seed.stop));

@@ -10,11 +10,13 @@
 pub mod assemble;
 mod cache;
 mod checkpointer;
+mod commit_window;
 mod conns;
 pub mod core;
 mod dedup;
 pub mod driver;
 pub mod engine;
+mod fill_pace;
 mod gauges;
 mod hop;
 mod http_input;

@@ -6,13 +6,16 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use uring::{Buffer, BufferPool};
 use wal::record::{NewRecord, RecordCodec};
 use wal::writer::{Appended, Commits, ReadySegment, SealedBatch, Writer};
 use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES, Location, LogIdentity};
 
+use crate::commit_window::CommitWindow;
 use crate::driver::{Driver, FileId, Now};
+use crate::fill_pace::LogRate;
 use crate::token::Token;
 
 /// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
@@ -24,6 +27,9 @@ const KEPT_BATCH_BYTES: usize = 16 * 1024;
 const UNIT_BUFFERS: (usize, usize) = (3, 4);
 /// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
 const LARGE_BATCHES_IN_FLIGHT: usize = 8;
+
+/// While the log is written to, a larger reserve of segments may melt to half, and to no less than this.
+const BUSY_AHEAD: usize = 2;
 
 /// Of a file that a crash left half made: it is made again from scratch, under its old name.
 pub const UNMADE: FileId = FileId(u32::MAX);
@@ -110,6 +116,10 @@ pub struct Log {
     disk_full: bool,
     pub bytes_written: u64,
     log_time_us: u64,
+    rate: LogRate,
+    /// Keys in the index, for the headers of the segments to come.
+    keys_hint: u64,
+    commit_window: CommitWindow,
     /// Start of the turn, and when the open batch was opened.
     now_ns: u64,
     opened_ns: u64,
@@ -128,6 +138,8 @@ pub struct LogStart {
     pub next_slot: u32,
     pub segment_bytes: u64,
     pub segments_ahead: usize,
+    /// Small batches are started so far apart under load.
+    pub commit_window: Duration,
 }
 
 impl Log {
@@ -169,6 +181,9 @@ impl Log {
             disk_full: false,
             bytes_written: 0,
             log_time_us: start.chain.log_time_us,
+            rate: LogRate::default(),
+            keys_hint: 0,
+            commit_window: CommitWindow::new(start.commit_window),
         }
     }
 
@@ -229,6 +244,7 @@ impl Log {
             next_slot: 0,
             segment_bytes,
             segments_ahead: 0,
+            commit_window: Duration::ZERO,
         };
         let mut log = Log::new(start, pool);
         log.failed = Some("the log is not recovered yet".into());
@@ -365,25 +381,33 @@ impl Log {
         self.commits.submitted(batch, last_lsn, commits);
     }
 
+    /// When the open batch may be sealed if nothing else happens; None: there is none, or it waits for a write slot.
+    pub fn open_batch_due_ns(&self) -> Option<u64> {
+        if self.failed.is_some() || self.queued > 0 || !self.writer.is_open() {
+            return None;
+        }
+        if self.writer.records() == 0 {
+            return None;
+        }
+        let filled = self.pool.bytes_each().saturating_sub(self.writer.room());
+        if filled >= SMALL_BATCH_BYTES {
+            return (self.in_flight < LARGE_BATCHES_IN_FLIGHT).then_some(0);
+        }
+        (self.in_flight < SMALL_BATCHES_IN_FLIGHT).then(|| self.commit_window.due_ns())
+    }
+
     /// Seal what is open if a write slot is free for it, and start queued writes. Called once a turn.
     pub fn pump<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
         if self.failed.is_some() {
             return;
         }
-        if self.queued == 0 && self.writer.is_open() && self.writer.records() > 0 {
-            let filled = self.pool.bytes_each().saturating_sub(self.writer.room());
-            let depth = if filled < SMALL_BATCH_BYTES {
-                SMALL_BATCHES_IN_FLIGHT
-            } else {
-                LARGE_BATCHES_IN_FLIGHT
-            };
-            if self.in_flight < depth {
-                self.freeze(true);
-            }
+        if self.open_batch_due_ns().is_some_and(|due| due <= now_ns) {
+            self.freeze(true);
         }
         while self.queued > 0 && self.in_flight < LARGE_BATCHES_IN_FLIGHT {
             let at = self.window.len() - self.queued;
             let frozen = &mut self.window[at];
+            self.commit_window.started(now_ns, frozen.records);
             frozen.fate = Fate::InFlight;
             frozen.submitted_ns = now_ns;
             driver.write_durable(
@@ -584,11 +608,27 @@ impl Log {
             .filter(|s| s.first_lsn != 0)
     }
 
+    /// How many keys the index has now.
+    pub fn note_keys(&mut self, keys: u64) {
+        self.keys_hint = keys;
+    }
+
+    /// How fast the next segment may be filled beside this log, in bytes per second; 0 = unlimited.
+    pub fn fill_rate(&mut self, now_ns: u64) -> u64 {
+        self.rate
+            .fill_rate(now_ns, self.bytes_written, self.writer.segments_ahead())
+    }
+
     fn prepare_ahead<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
-        if self.pending.is_some()
-            || self.writer.segments_ahead() >= self.segments_ahead
-            || now_ns < self.prepare_retry_ns
-        {
+        let ahead = self.writer.segments_ahead();
+        // A large reserve is for bursts: it is filled up again behind them, not beside them.
+        let wanted = if self.rate.is_busy() {
+            self.segments_ahead
+                .min(BUSY_AHEAD.max(self.segments_ahead / 2))
+        } else {
+            self.segments_ahead
+        };
+        if self.pending.is_some() || ahead >= wanted || now_ns < self.prepare_retry_ns {
             return;
         }
         let segment = self.segments.back().map_or(1, |s| s.segment + 1);
@@ -606,7 +646,13 @@ impl Log {
         if old.is_none() {
             self.next_slot += 1;
         }
-        let header = segment_header(&self.identity, segment, generation, self.segment_bytes);
+        let header = segment_header(
+            &self.identity,
+            segment,
+            generation,
+            self.segment_bytes,
+            self.keys_hint,
+        );
         let made = SegmentFile {
             slot,
             file: old.map_or(UNMADE, |o| o.file),
@@ -677,6 +723,7 @@ pub fn segment_header(
     segment: u32,
     generation: u32,
     segment_bytes: u64,
+    keys_hint: u64,
 ) -> Vec<u8> {
     let mut block = vec![0; BLOCK_BYTES];
     wal::segment::SegmentHeader {
@@ -685,6 +732,6 @@ pub fn segment_header(
         generation,
         segment_bytes,
     }
-    .encode(&mut block);
+    .encode_with_keys(&mut block, keys_hint);
     block
 }

@@ -182,7 +182,8 @@ impl Partition {
 
     /// Empty the index, the streams and the windows: a checkpoint turned out to be damaged half way.
     pub fn forget_everything(&mut self) {
-        self.index.reset(0);
+        // What it was sized for is still to come, from elsewhere.
+        self.index.reset(self.index.sized_for());
         self.streams = Streams::new(self.limits.streams_max);
         self.producers = Producers::new(self.limits.producers);
         self.keys = IdempotencyKeys::new(self.limits.keys);

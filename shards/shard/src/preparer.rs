@@ -14,6 +14,7 @@ use uring::Waker;
 use wal::BLOCK_BYTES;
 
 use crate::driver::FileId;
+use crate::fill_pace::FillPace;
 use crate::store::segment_path;
 
 /// One segment file to be made or taken over.
@@ -47,6 +48,7 @@ pub struct Prepared {
 /// Handle of the thread; it ends when this is dropped.
 pub struct Preparer {
     jobs: Option<mpsc::Sender<SegmentJob>>,
+    pace: FillPace,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -54,11 +56,13 @@ impl Preparer {
     /// Start the thread for the log in `directory`. Call it from a thread that is not pinned: the child inherits the mask.
     pub fn spawn(directory: PathBuf, shard: usize) -> io::Result<Preparer> {
         let (jobs, inbox) = mpsc::channel::<SegmentJob>();
+        let pace = FillPace::default();
+        let held_to = pace.clone();
         let thread = std::thread::Builder::new()
             .name(format!("prepare-{shard}"))
             .spawn(move || {
                 for job in inbox {
-                    let result = prepare(&directory, &job);
+                    let result = prepare(&directory, &job, &held_to);
                     let prepared = Prepared {
                         token: job.token,
                         recycled: job.recycle,
@@ -71,8 +75,14 @@ impl Preparer {
             })?;
         Ok(Preparer {
             jobs: Some(jobs),
+            pace,
             thread: Some(thread),
         })
+    }
+
+    /// Fill at most so fast from now on, also in the middle of a job; 0 = unlimited.
+    pub fn pace(&self, bytes_per_second: u64) {
+        self.pace.set(bytes_per_second);
     }
 
     /// Hand a job to the thread.
@@ -87,15 +97,16 @@ impl Preparer {
 impl Drop for Preparer {
     fn drop(&mut self) {
         self.jobs = None;
+        self.pace.set(0);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn prepare(directory: &Path, job: &SegmentJob) -> io::Result<OwnedFd> {
+fn prepare(directory: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
     let path = segment_path(directory, job.slot);
-    let made = make(&path, job);
+    let made = make(&path, job, pace);
     if made.is_err() && job.recycle.is_none() {
         // A half-made file holds space that reads and other shards can use.
         let _ = std::fs::remove_file(&path);
@@ -135,11 +146,15 @@ pub fn steps(recycled: bool, segment_bytes: u64) -> [Step; 5] {
     ]
 }
 
-fn make(path: &Path, job: &SegmentJob) -> io::Result<OwnedFd> {
+fn make(path: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
     let file = uring::file::open_direct(path, job.recycle.is_none())?;
     for step in steps(job.recycle.is_some(), job.segment_bytes) {
         match step {
-            Step::Zero(range) if range.start == 0 => uring::file::zero_fill(&file, range.end)?,
+            Step::Zero(range) if range.start == 0 => {
+                uring::file::zero_fill_paced(&file, range.end, |bytes, started| {
+                    pace.rest(bytes, started)
+                })?
+            }
             Step::Zero(range) => {
                 let zeroes = uring::Buffer::new((range.end - range.start) as usize)?;
                 uring::file::pwrite_all(&file, range.start, &zeroes)?;

@@ -172,13 +172,18 @@ impl Replay {
             partition.index.prefetch_slot(update.digest);
         }
         for update in self.updates.drain(..) {
-            let before = partition.index.get(update.digest);
+            let found = partition.index.locate(update.digest);
+            let before = found.map(|(_, entry)| entry);
             let counted = partition
                 .streams
                 .get(update.stream)
                 .is_some_and(|s| s.last_lsn >= update.entry.lsn);
-            if before.is_none_or(|e| e.lsn < update.entry.lsn) {
-                partition.index.put(update.digest, update.entry)?;
+            match found {
+                Some((place, entry)) if entry.lsn < update.entry.lsn => {
+                    partition.index.replace(place, update.entry);
+                }
+                Some(_) => {}
+                None => partition.index.insert_new(update.digest, update.entry)?,
             }
             if !counted {
                 let was_live = before.is_some_and(|e| !e.tombstone);

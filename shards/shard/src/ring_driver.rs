@@ -477,6 +477,10 @@ impl Driver for RingDriver {
         self.preparer.start(job);
     }
 
+    fn pace_preparation(&mut self, bytes_per_second: u64) {
+        self.preparer.pace(bytes_per_second);
+    }
+
     fn wake(&mut self, shard: usize) {
         if let Some(address) = self.addresses[shard].get() {
             let _ = self.ring.wake(address, shard as u64);

@@ -20,7 +20,7 @@ use crate::core::{Bounds, Shared};
 use crate::driver::{ConnId, Door, Driver, Event, FileId, LogFiles, Now, Patience};
 use crate::mailbox;
 use crate::plan::{Plan, PlanInput};
-use crate::recover::RecoverConfig;
+use crate::recover::{RecoverConfig, Recovered};
 use crate::turn::{Pace, Shard};
 
 pub const SEGMENT_BYTES: u64 = 4 << 20;
@@ -32,6 +32,8 @@ pub struct TestDriver {
     events: Vec<Event<(), Vec<u8>>>,
     /// Durable writes wait here while `hold_writes`.
     pub held_writes: Vec<u64>,
+    /// When each durable write was started.
+    pub write_times_ns: Vec<u64>,
     pub hold_writes: bool,
     pub fail_writes: bool,
     /// Longest read that was asked for.
@@ -48,6 +50,7 @@ impl TestDriver {
             files,
             events: Vec::new(),
             held_writes: Vec::new(),
+            write_times_ns: Vec::new(),
             hold_writes: false,
             fail_writes: false,
             longest_read: 0,
@@ -125,6 +128,7 @@ impl Driver for TestDriver {
         token: u64,
     ) {
         let count = range.len();
+        self.write_times_ns.push(self.now_ns);
         if self.fail_writes {
             return self.events.push(Event::Written {
                 token,
@@ -197,6 +201,9 @@ impl Driver for TestDriver {
             result: Ok(file),
         });
     }
+    /// Preparations here take steps, not time.
+    fn pace_preparation(&mut self, _bytes_per_second: u64) {}
+
     fn wake(&mut self, _: usize) {}
     fn poll(&mut self, patience: Patience, events: &mut Vec<Event<(), Vec<u8>>>) -> io::Result<()> {
         if let Patience::Sleep(time) = patience
@@ -220,6 +227,16 @@ pub fn identity() -> LogIdentity {
 
 /// A shard of one, recovered from what `files` hold (checkpoints first, then segments), in term `epoch`.
 pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<TestDriver> {
+    recovered(files, epoch, connections_max, Duration::ZERO).0
+}
+
+/// The same with a commit window, and what its recovery said.
+pub fn recovered(
+    files: Vec<Vec<u8>>,
+    epoch: u32,
+    connections_max: u32,
+    commit_window: Duration,
+) -> (Shard<TestDriver>, Recovered) {
     let mut files = files;
     files.resize_with(files.len().max(2), Vec::new);
     let mut known = LogFiles {
@@ -269,6 +286,7 @@ pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<Tes
         segment_bytes: SEGMENT_BYTES,
         segments_ahead: 2,
         closed_durable_lsn: 0,
+        commit_window,
     };
     let parts = Parts {
         shard: 0,
@@ -287,9 +305,9 @@ pub fn shard(files: Vec<Vec<u8>>, epoch: u32, connections_max: u32) -> Shard<Tes
         },
     };
     let mut shard = assemble(parts).expect("memory");
-    shard.recover(&known, &recover).expect("an undamaged log");
+    let report = shard.recover(&known, &recover).expect("an undamaged log");
     shard.start();
-    shard
+    (shard, report)
 }
 
 impl Shard<TestDriver> {

@@ -5,14 +5,13 @@
 
 use std::time::Duration;
 
-use uring::Buffer;
-
 use crate::checkpointer::Checkpointer;
 use crate::conns::Connection;
 use crate::core::{Core, State};
 use crate::driver::{ConnId, Door, Driver, Event, Patience};
 use crate::hop::{Item, Parcel};
 use crate::mailbox::Mailbox;
+use crate::recover::RecoveryReads;
 use crate::token::{Kind, Token};
 
 /// An idle shard spins for at most so long before it sleeps; 0 switches spinning off.
@@ -49,8 +48,7 @@ pub struct Shard<D: Driver> {
     pub(crate) driver: D,
     mailbox: Mailbox<Box<Parcel<D::Socket>>>,
     pub(crate) checkpointer: Checkpointer,
-    pub(crate) recovery_reads: u64,
-    pub(crate) recovery_done: Vec<(u64, Buffer, std::io::Result<usize>)>,
+    pub(crate) recovery: RecoveryReads,
     events: Vec<Event<D::Socket, D::Received>>,
     pace: Pace,
     last_work_ns: u64,
@@ -74,8 +72,7 @@ impl<D: Driver> Shard<D> {
             driver,
             mailbox,
             checkpointer,
-            recovery_reads: 0,
-            recovery_done: Vec::new(),
+            recovery: RecoveryReads::default(),
             events: Vec::with_capacity(256),
             pace,
             last_work_ns: 0,
@@ -134,9 +131,16 @@ impl<D: Driver> Shard<D> {
         if !self.events.is_empty() || self.mailbox.waiting() > 0 || self.has_work() {
             return;
         }
+        let commit_ns = self
+            .core
+            .partition
+            .log
+            .open_batch_due_ns()
+            .unwrap_or(u64::MAX);
         let spin = self.pace.spin;
         if !spin.is_zero() {
             let started = self.driver.now().monotonic_ns;
+            let end_ns = commit_ns.min(started + spin.as_nanos() as u64);
             let mut looks = 0u32;
             loop {
                 self.poll(Patience::None);
@@ -148,18 +152,20 @@ impl<D: Driver> Shard<D> {
                     // The kernel may finish a durable write in a worker bound to this very core: a spin that never
                     // yields makes that write wait for the scheduler's tick.
                     std::thread::yield_now();
-                    if self.driver.now().monotonic_ns - started >= spin.as_nanos() as u64 {
+                    if self.driver.now().monotonic_ns >= end_ns {
                         break;
                     }
                 }
             }
         }
-        if self.mailbox.prepare_sleep() {
+        let commit_in = commit_ns.saturating_sub(self.driver.now().monotonic_ns);
+        if commit_in > 0 && self.mailbox.prepare_sleep() {
             let sleep = if self.stopping {
                 Duration::from_millis(1)
             } else {
                 self.pace.sleep.min(self.core.next_deadline())
             };
+            let sleep = sleep.min(Duration::from_nanos(commit_in));
             self.poll(Patience::Sleep(sleep));
             self.mailbox.awake();
         }
@@ -225,7 +231,7 @@ impl<D: Driver> Shard<D> {
             } => match Token::kind(token) {
                 Kind::Read(index) => self.core.read_done(index, &buffer, result),
                 // A read that an abandoned recovery had started.
-                Kind::Recovery(sequence) => self.recovery_done.push((sequence, buffer, result)),
+                Kind::Recovery(sequence) => self.recovery.arrived(sequence, buffer, result),
                 other => unreachable!("a read completed as {other:?}"),
             },
             Event::Synced { result, .. } => self.checkpointer.synced(result),
@@ -438,6 +444,10 @@ impl<D: Driver> Shard<D> {
         {
             self.core.partition.log.pump(&mut self.driver, now_ns);
         }
+        let keys = self.core.partition.index.len();
+        self.core.partition.log.note_keys(keys);
+        let fill_rate = self.core.partition.log.fill_rate(now_ns);
+        self.driver.pace_preparation(fill_rate);
         self.checkpointer
             .step(&mut self.core.partition, &mut self.driver, now_ns, false);
     }

@@ -1,6 +1,8 @@
 //! Whole turns over the test driver: what must end, what must wait, what must not be shown.
 
-use crate::test_driver::{get, post, shard};
+use std::time::Duration;
+
+use crate::test_driver::{get, post, recovered, shard};
 
 const RECORD: &str = "/v1/streams/s/records/k";
 
@@ -318,4 +320,60 @@ fn a_scan_that_finds_no_batch_where_one_must_be_says_so() {
             .starts_with("HTTP/1.1 500"),
         "not a page that leaves b out"
     );
+}
+
+#[test]
+fn under_load_small_batches_are_a_commit_window_apart_and_lone_ones_are_not() {
+    const WINDOW: Duration = Duration::from_millis(5);
+    let (mut shard, _) = recovered(Vec::new(), 1, 16, WINDOW);
+    let clients: Vec<u64> = (0..8).map(|_| shard.connect()).collect();
+    shard.turns(5);
+    // Clients that ask again as soon as all of them are answered; the times between the writes of their batches.
+    let mut between = |clients: &[u64]| -> Vec<u64> {
+        shard.driver.write_times_ns.clear();
+        for _ in 0..8 {
+            for client in clients {
+                shard.say(*client, post("k", "", b"x"));
+            }
+            while !clients
+                .iter()
+                .all(|c| !shard.driver.clients[c].0.is_empty())
+            {
+                shard.turn();
+            }
+            for client in clients {
+                assert!(shard.heard(*client).starts_with("HTTP/1.1 201"));
+            }
+        }
+        let times = &shard.driver.write_times_ns;
+        times.windows(2).map(|t| t[1] - t[0]).collect()
+    };
+    let window_ns = WINDOW.as_nanos() as u64;
+    let lone = between(&clients[..1]);
+    assert!(lone.iter().all(|ns| *ns < window_ns), "{lone:?}");
+    let loaded = between(&clients);
+    assert!(loaded.len() >= 7, "{loaded:?}");
+    assert!(
+        loaded.iter().skip(2).all(|ns| *ns >= window_ns),
+        "{loaded:?}"
+    );
+}
+
+#[test]
+fn a_restart_knows_how_many_keys_to_make_room_for() {
+    let mut first = shard(Vec::new(), 1, 8);
+    let client = first.connect();
+    for key in 0..200 {
+        let post = post(&format!("k{key}"), "", b"small");
+        assert!(first.ask(client, post).starts_with("HTTP/1.1 201"));
+    }
+    let body = vec![b'x'; 290 << 10];
+    while first.core.partition.log.chain().segment < 3 {
+        let answer = first.ask(client, post("large", "", &body));
+        assert!(answer.starts_with("HTTP/1.1 201"));
+    }
+    first.turns(20);
+    let (second, report) = recovered(first.driver.files, 2, 8, Duration::ZERO);
+    assert!(report.keys_expected >= 200, "{report:?}");
+    assert_eq!(second.core.partition.index.len(), 201);
 }

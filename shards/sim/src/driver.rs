@@ -515,6 +515,9 @@ impl Driver for SimDriver {
         self.push(&mut m, Operation::Prepare(Box::new(preparation)));
     }
 
+    /// Preparations here take steps, not time.
+    fn pace_preparation(&mut self, _bytes_per_second: u64) {}
+
     fn wake(&mut self, _shard: usize) {
         // Simulated shards never sleep for long: whose turn it is, the host decides.
     }

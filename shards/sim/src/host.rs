@@ -43,6 +43,8 @@ pub struct StoreConfig {
     pub checkpoint_log_bytes: u64,
     /// Segments kept ready.
     pub segments_ahead: usize,
+    /// Small batches are written so far apart under load.
+    pub commit_window: Duration,
 }
 
 /// What the superblock remembers.
@@ -198,6 +200,7 @@ impl Host {
                 epoch: self.superblock.epoch,
                 segment_bytes: self.config.segment_bytes,
                 segments_ahead: self.config.segments_ahead,
+                commit_window: self.config.commit_window,
                 closed_durable_lsn: self.superblock.closed_durable_lsns[number],
             };
             let parts = Parts {

@@ -2,6 +2,8 @@
 //!
 //! A run is a function of its seed and its configuration. It does not know what a promise is: the oracle does.
 
+use std::time::Duration;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wire::{Code, Condition, Durability, slot};
@@ -52,6 +54,7 @@ pub const SMALL: StoreConfig = StoreConfig {
     payload_bytes_max: 4096,
     checkpoint_log_bytes: 1 << 40,
     segments_ahead: 1,
+    commit_window: Duration::ZERO,
 };
 
 /// One request of a small workload.
@@ -426,6 +429,7 @@ pub fn traced(seed: u64, options: Options) -> (Result<Report, Broken>, Vec<Strin
             1 << 40
         },
         segments_ahead: rng.random_range(1..=2),
+        commit_window: Duration::from_micros([0, 300][rng.random_range(0..2)]),
     };
     let lanes = rng.random_range(1..=4);
     let streams = rng.random_range(1..=2);

@@ -17,6 +17,7 @@ fn a_crash_behind_every_operation_of_the_first_start_leaves_a_store_that_starts(
                 None,
                 StoreConfig {
                     segments_ahead: 2,
+                    commit_window: std::time::Duration::ZERO,
                     ..SMALL
                 },
                 seed,
@@ -37,6 +38,7 @@ fn a_crash_behind_every_operation_of_the_first_start_leaves_a_store_that_starts(
 fn crashes_behind_any_two_operations_of_two_restarts_leave_no_two_files_with_one_number() {
     let config = StoreConfig {
         segments_ahead: 2,
+        commit_window: std::time::Duration::ZERO,
         ..SMALL
     };
     let (store, _) = filled(config, &[Request::Put, Request::Unit], false).unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::memory::PAGE;
 use crate::{Buffer, WriteDurability, device};
 
-/// Size of one zero-filling write.
-const ZERO_WRITE: usize = 1 << 20;
+/// Size of one zero-filling write: a durable write of somebody else waits behind at most so much.
+const ZERO_WRITE: usize = 128 << 10;
 /// Between attempts at a lock.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
@@ -57,11 +57,20 @@ pub fn preallocate(file: &OwnedFd, bytes: u64) -> io::Result<()> {
     .map(|_| ())
 }
 
-/// fallocate + write zeroes over every byte (O_DIRECT, 1 MiB writes, several in flight not needed) + fdatasync.
+/// fallocate + write zeroes over every byte (O_DIRECT, in slices, several in flight not needed) + fdatasync.
 ///
 /// Afterwards a write anywhere in the file changes data blocks only, so RWF_DSYNC needs no journal commit.
 /// `bytes` must be a multiple of 4096.
 pub fn zero_fill(file: &OwnedFd, bytes: u64) -> io::Result<()> {
+    zero_fill_paced(file, bytes, |_, _| {})
+}
+
+/// [`zero_fill`] that calls `rest` behind every slice, with its bytes and when it was begun.
+pub fn zero_fill_paced(
+    file: &OwnedFd,
+    bytes: u64,
+    mut rest: impl FnMut(u64, Instant),
+) -> io::Result<()> {
     if !bytes.is_multiple_of(PAGE as u64) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -77,8 +86,10 @@ pub fn zero_fill(file: &OwnedFd, bytes: u64) -> io::Result<()> {
     let mut offset = 0;
     while offset < bytes {
         let step = usize::try_from(bytes - offset).map_or(ZERO_WRITE, |left| left.min(ZERO_WRITE));
+        let started = Instant::now();
         pwrite_all(file, offset, &zeroes[..step])?;
         offset += step as u64;
+        rest(step as u64, started);
     }
     fdatasync(file)
 }

@@ -35,11 +35,12 @@ struct Layout {
     generation: u32,
     features: u32,
     segment_bytes: u64,
+    keys_hint: u64,
 }
-const LAYOUT_BYTES: usize = 72;
+const LAYOUT_BYTES: usize = 80;
 const _: () = assert!(
     size_of::<ArchivedLayout>() == LAYOUT_BYTES,
-    "FORMAT.md draws 72 bytes"
+    "FORMAT.md draws 80 bytes"
 );
 
 impl SegmentHeader {
@@ -48,6 +49,15 @@ impl SegmentHeader {
     /// # Panics
     /// When `block` is shorter than that.
     pub fn encode(&self, block: &mut [u8]) {
+        self.encode_with_keys(block, 0);
+    }
+
+    /// [`SegmentHeader::encode`] with the number of keys in the log's index at this time, so that a recovery can size its
+    /// index before it reads the log. A hint: nothing may depend on it being right. 0 = unknown.
+    ///
+    /// # Panics
+    /// When `block` is shorter than 4096 bytes.
+    pub fn encode_with_keys(&self, block: &mut [u8], keys_hint: u64) {
         let block = &mut block[..BLOCK_BYTES];
         block.fill(0);
         let layout = Layout {
@@ -61,9 +71,17 @@ impl SegmentHeader {
             generation: self.generation,
             features: 0,
             segment_bytes: self.segment_bytes,
+            keys_hint,
         };
         layout::put(&layout, &mut block[..LAYOUT_BYTES]);
         layout::close_block(block);
+    }
+
+    /// The keys that a header which [`SegmentHeader::decode`] has accepted speaks of; 0 = unknown.
+    pub fn keys_hint(block: &[u8]) -> u64 {
+        layout::get::<ArchivedLayout>(&block[..LAYOUT_BYTES])
+            .keys_hint
+            .to_native()
     }
 
     /// Read the header from the first 4096 bytes of `block`.

@@ -494,3 +494,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_segment_header_carries_a_hint_of_keys_that_older_ones_leave_at_zero() {
+    let header = wal::segment::SegmentHeader {
+        identity: identity(),
+        segment: 7,
+        generation: 2,
+        segment_bytes: 1 << 20,
+    };
+    let mut block = vec![0; wal::BLOCK_BYTES];
+    header.encode(&mut block);
+    assert_eq!(wal::segment::SegmentHeader::keys_hint(&block), 0);
+    header.encode_with_keys(&mut block, 12_345_678_901);
+    assert_eq!(wal::segment::SegmentHeader::decode(&block), Ok(header));
+    assert_eq!(
+        wal::segment::SegmentHeader::keys_hint(&block),
+        12_345_678_901
+    );
+}

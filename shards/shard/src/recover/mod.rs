@@ -1,0 +1,298 @@
+//! From the files of a log to a partition that takes writes: checkpoint, then the log behind it.
+//!
+//! Runs inside the shard's turn: while reads are awaited, connections are served (with 503 and its native twin). The
+//! decision what an unreadable place means is `wal::recovery`'s; this module gathers the evidence. It writes nothing:
+//! a crash during recovery leaves the files as they were.
+
+mod checkpoint;
+mod reads;
+mod segments;
+
+use std::collections::BTreeMap;
+
+use wal::LogIdentity;
+use wal::chain::ChainPoint;
+use wal::recovery::{Decision, Evidence, decide};
+use wal::scan::{self, Stop};
+
+use crate::driver::{Driver, LogFiles};
+use crate::log::{Log, LogStart, SegmentFile};
+use crate::replay::Replay;
+use crate::turn::Shard;
+
+use reads::Loaded;
+pub(crate) use reads::RecoveryReads;
+use segments::Found;
+
+/// What recovery needs to know besides the files.
+#[derive(Clone, Debug)]
+pub struct RecoverConfig {
+    /// Who the log is.
+    pub identity: LogIdentity,
+    /// The writer's new term.
+    pub epoch: u32,
+    /// Bytes of a segment file.
+    pub segment_bytes: u64,
+    /// Segments kept prepared ahead of the log.
+    pub segments_ahead: usize,
+    /// Durable lsn that the superblock remembers from the last clean close.
+    pub closed_durable_lsn: u64,
+    /// Small batches are written so far apart under load.
+    pub commit_window: std::time::Duration,
+}
+
+/// What recovery did, for the log line and the metrics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recovered {
+    /// How long it took.
+    pub seconds: f64,
+    /// Keys that the newest segment header speaks of: what the index was sized for.
+    pub keys_expected: u64,
+    /// Keys that came from the checkpoint.
+    pub checkpoint_keys: u64,
+    /// Bytes of checkpoint read.
+    pub checkpoint_bytes: u64,
+    /// Bytes of log replayed.
+    pub log_bytes: u64,
+    /// Records replayed.
+    pub records: u64,
+    /// Last lsn of the log.
+    pub durable_lsn: u64,
+    /// Bytes of torn tail that were cut, in blocks that look written.
+    pub cut: bool,
+}
+
+/// Why a log cannot be used: names file, offset and lsn.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The bytes are not what was acked.
+    #[error("{0}")]
+    Damage(String),
+    /// The device or the file system refused.
+    #[error("reading {what} failed: {error}")]
+    Io {
+        /// What was read.
+        what: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl<D: Driver> Shard<D> {
+    /// Recover the log in `files` and become ready. On damage the shard stops; the process and other shards go on.
+    pub fn recover(
+        &mut self,
+        files: &LogFiles,
+        config: &RecoverConfig,
+    ) -> Result<Recovered, RecoverError> {
+        let started = self.driver.now().monotonic_ns;
+        let mut report = Recovered::default();
+        let Found {
+            segments,
+            mut spare,
+            keys_hint,
+        } = self.find_segments(files, config)?;
+        // Room for all of them at once: an index that grows moves every key seven times.
+        self.core.partition.index.reset(keys_hint);
+        report.keys_expected = keys_hint;
+        let next_slot = files
+            .segments
+            .iter()
+            .map(|(slot, ..)| slot + 1)
+            .max()
+            .unwrap_or(0);
+
+        let checkpoint = self.load_checkpoint(files, config, &mut report)?;
+        let mut at = match &checkpoint {
+            Some(header) => header.replay_from,
+            None => ChainPoint::genesis(1),
+        };
+        let must_hold = checkpoint
+            .as_ref()
+            .map_or(0, |c| c.max_lsn)
+            .max(config.closed_durable_lsn);
+
+        let mut replay = Replay::default();
+        let mut numbers = segments.keys().copied();
+        if let Some(first) = numbers.next()
+            && first > at.segment
+        {
+            let why = format!(
+                "segment {} of log {} is missing: the oldest file holds segment {first}",
+                at.segment, config.identity.number
+            );
+            return Err(RecoverError::Damage(why));
+        }
+        // Only a new log has no segment at the place where its replay starts.
+        if !segments.contains_key(&at.segment) && (checkpoint.is_some() || !segments.is_empty()) {
+            let why = format!(
+                "segment {} of log {} is missing, and replay starts in it",
+                at.segment, config.identity.number
+            );
+            return Err(RecoverError::Damage(why));
+        }
+        let mut next = self.load(&segments, at.segment, config)?;
+        while let Some(loaded) = next.take() {
+            let number = loaded.header.segment;
+            // On its way to memory while this one is walked.
+            let ahead = self.start_load(&segments, number + 1, config)?;
+            let (after, stop) = self.walk(&config.identity, &loaded, at, &mut replay, number)?;
+            report.log_bytes += u64::from(after.offset)
+                - u64::from(if at.segment == number { at.offset } else { 0 });
+            let following = self.finish_load(ahead, &segments, number + 1, config)?;
+            let next_continues = following
+                .as_ref()
+                .is_some_and(|f| scan::continues(&config.identity, &f.header, &f.bytes, &after));
+            let proven_durable = !next_continues
+                && self.is_proven(
+                    &segments,
+                    &loaded,
+                    &after,
+                    following.as_ref(),
+                    must_hold,
+                    config,
+                )?;
+            at = after;
+            self.recovery.give_back(loaded.bytes);
+            match decide(&Evidence {
+                stop: stop.clone(),
+                next_continues,
+                proven_durable,
+            }) {
+                Decision::NextSegment => next = following,
+                Decision::Cut => {
+                    report.cut = !matches!(stop, Stop::NoBatch | Stop::End);
+                    break;
+                }
+                Decision::Damage => {
+                    let file = segments.get(&number).map_or(0, |s| s.slot);
+                    let why = format!(
+                        "log {} is damaged below its durable mark: segment-{file:08}.seg (segment {number}) at offset {}, lsn {}: {stop:?}; \
+                         run `pinion verify` on the data directory",
+                        config.identity.number, at.offset, at.next_lsn
+                    );
+                    return Err(RecoverError::Damage(why));
+                }
+            }
+        }
+        let partition = &mut self.core.partition;
+        replay
+            .finish(partition)
+            .map_err(|e| RecoverError::Damage(e.to_string()))?;
+        if at.next_lsn <= must_hold {
+            let why = format!(
+                "log {} ends at lsn {}, but lsn {must_hold} was durable: segment {} at offset {} lost it; run `pinion verify` on the data directory",
+                config.identity.number,
+                at.next_lsn - 1,
+                at.segment,
+                at.offset
+            );
+            return Err(RecoverError::Damage(why));
+        }
+
+        // What lies behind the end was never acked: its files are free.
+        let mut live: Vec<SegmentFile> = Vec::new();
+        for (number, segment) in segments {
+            if number <= at.segment {
+                live.push(segment)
+            } else {
+                spare.push(segment)
+            }
+        }
+        self.first_lsns(&mut live, config)?;
+        if live.is_empty() {
+            live.push(self.first_segment(&mut spare, next_slot, config)?);
+        }
+        // The superblock may be the older of its two copies: the log itself knows which terms were used.
+        self.core.epoch = config.epoch.max(at.epoch + 1);
+        let next_slot = next_slot.max(live.iter().map(|s| s.slot + 1).max().unwrap_or(0));
+        let pool = self.core.partition.log.take_pool();
+        self.core.partition.log = Log::new(
+            LogStart {
+                identity: config.identity,
+                epoch: self.core.epoch,
+                chain: at,
+                segments: live,
+                spare,
+                next_slot,
+                segment_bytes: config.segment_bytes,
+                segments_ahead: config.segments_ahead,
+                commit_window: config.commit_window,
+            },
+            pool,
+        );
+        self.recovery.release();
+        report.records = replay.records;
+        report.durable_lsn = at.next_lsn - 1;
+        report.seconds = (self.driver.now().monotonic_ns - started) as f64 / 1e9;
+        Ok(report)
+    }
+
+    fn walk(
+        &mut self,
+        identity: &LogIdentity,
+        loaded: &Loaded,
+        at: ChainPoint,
+        replay: &mut Replay,
+        number: u32,
+    ) -> Result<(ChainPoint, Stop), RecoverError> {
+        let partition = &mut self.core.partition;
+        let mut failed = None;
+        let walked = scan::walk(
+            identity,
+            &loaded.header,
+            &loaded.bytes,
+            at,
+            &mut |_, location, record| {
+                if failed.is_none()
+                    && let Err(error) = replay.record(partition, location, &record)
+                {
+                    failed = Some(error);
+                }
+            },
+        );
+        match failed {
+            None => Ok(walked),
+            Some(error) => Err(RecoverError::Damage(format!(
+                "log {} segment {number}: {error}",
+                identity.number
+            ))),
+        }
+    }
+
+    /// Does anything behind `after` say that the next lsn was durable?
+    fn is_proven(
+        &mut self,
+        segments: &BTreeMap<u32, SegmentFile>,
+        stopped_in: &Loaded,
+        after: &ChainPoint,
+        following: Option<&Loaded>,
+        must_hold: u64,
+        config: &RecoverConfig,
+    ) -> Result<bool, RecoverError> {
+        let lsn = after.next_lsn;
+        if lsn <= must_hold {
+            return Ok(true);
+        }
+        let proves = |loaded: &Loaded, from: u32| {
+            scan::proof_of_durability(&config.identity, &loaded.header, &loaded.bytes, from, lsn)
+                .is_some()
+        };
+        if proves(stopped_in, after.offset) || following.is_some_and(|f| proves(f, 0)) {
+            return Ok(true);
+        }
+        let later: Vec<u32> = segments
+            .keys()
+            .copied()
+            .filter(|n| *n > stopped_in.header.segment + 1)
+            .collect();
+        for number in later {
+            if let Some(loaded) = self.load(segments, number, config)?
+                && proves(&loaded, 0)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

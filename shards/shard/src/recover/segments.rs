@@ -1,0 +1,197 @@
+//! Which file holds which segment, by what the headers say, and the first segment of a new log.
+
+use std::collections::BTreeMap;
+
+use wal::BLOCK_BYTES;
+use wal::scan::{self, Stop};
+use wal::segment::SegmentHeader;
+
+use super::{RecoverConfig, RecoverError};
+use crate::driver::{Driver, Event, LogFiles};
+use crate::log::{SegmentFile, UNMADE};
+use crate::token::Token;
+use crate::turn::Shard;
+
+/// The files of a log, sorted.
+pub(super) struct Found {
+    /// By segment number.
+    pub segments: BTreeMap<u32, SegmentFile>,
+    /// Files that hold nothing.
+    pub spare: Vec<SegmentFile>,
+    /// Keys that the newest header speaks of.
+    pub keys_hint: u64,
+}
+
+impl<D: Driver> Shard<D> {
+    /// Sort the files by what their headers say.
+    pub(super) fn find_segments(
+        &mut self,
+        files: &LogFiles,
+        config: &RecoverConfig,
+    ) -> Result<Found, RecoverError> {
+        let mut segments = BTreeMap::new();
+        let mut spare = Vec::new();
+        let mut keys_hint = (0, 0);
+        for &(slot, file, bytes) in &files.segments {
+            if bytes < 2 * BLOCK_BYTES as u64 {
+                spare.push(SegmentFile {
+                    slot,
+                    file: UNMADE,
+                    segment: 0,
+                    generation: 0,
+                    first_lsn: 0,
+                });
+                continue;
+            }
+            let block = self.read_all(
+                file,
+                0,
+                2 * BLOCK_BYTES,
+                &format!("the header of segment-{slot:08}.seg"),
+            )?;
+            // A file that a crash left half made may hold anything but a batch.
+            let nothing = SegmentHeader {
+                identity: config.identity,
+                segment: 0,
+                generation: 0,
+                segment_bytes: config.segment_bytes,
+            };
+            let first_batch = scan::batch_at(
+                &config.identity,
+                &nothing,
+                BLOCK_BYTES as u32,
+                &block[BLOCK_BYTES..2 * BLOCK_BYTES],
+            );
+            let unused = matches!(first_batch, Err(Stop::NoBatch));
+            match SegmentHeader::decode(&block[..BLOCK_BYTES]) {
+                Ok(header)
+                    if header.identity == config.identity && bytes >= header.segment_bytes =>
+                {
+                    let found = SegmentFile {
+                        slot,
+                        file,
+                        segment: header.segment,
+                        generation: header.generation,
+                        first_lsn: 0,
+                    };
+                    let keys = SegmentHeader::keys_hint(&block[..BLOCK_BYTES]);
+                    keys_hint = keys_hint.max((header.segment, keys));
+                    if let Some(twin) = segments.insert(header.segment, found) {
+                        let why = format!(
+                            "segment-{slot:08}.seg and segment-{:08}.seg both hold segment {}",
+                            twin.slot, header.segment
+                        );
+                        return Err(RecoverError::Damage(why));
+                    }
+                }
+                Ok(header) => {
+                    let why = format!(
+                        "segment-{slot:08}.seg belongs to log {} (timeline {}) or is cut short: it is not a file of log {} (timeline {}); move it away",
+                        header.identity.number,
+                        header.identity.timeline,
+                        config.identity.number,
+                        config.identity.timeline
+                    );
+                    return Err(RecoverError::Damage(why));
+                }
+                // Never used: the header comes last when a file is made, and no batch was ever written behind it.
+                Err(_) if unused => spare.push(SegmentFile {
+                    slot,
+                    file: UNMADE,
+                    segment: 0,
+                    generation: 0,
+                    first_lsn: 0,
+                }),
+                Err(error) => {
+                    let why = format!(
+                        "segment-{slot:08}.seg at offset 0: {error}, but it holds batches; run `pinion verify` on the data directory"
+                    );
+                    return Err(RecoverError::Damage(why));
+                }
+            }
+        }
+        Ok(Found {
+            segments,
+            spare,
+            keys_hint: keys_hint.1,
+        })
+    }
+
+    /// First lsn of each live segment, for scans.
+    pub(super) fn first_lsns(
+        &mut self,
+        live: &mut [SegmentFile],
+        config: &RecoverConfig,
+    ) -> Result<(), RecoverError> {
+        for segment in live {
+            let block = self.read_all(
+                segment.file,
+                BLOCK_BYTES as u64,
+                BLOCK_BYTES,
+                "the first batch of a segment",
+            )?;
+            let header = SegmentHeader {
+                identity: config.identity,
+                segment: segment.segment,
+                generation: segment.generation,
+                segment_bytes: config.segment_bytes,
+            };
+            if let Ok(info) = scan::batch_at(
+                &config.identity,
+                &header,
+                BLOCK_BYTES as u32,
+                &block[..BLOCK_BYTES],
+            ) {
+                segment.first_lsn = info.first_lsn;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new log: make its first segment.
+    pub(super) fn first_segment(
+        &mut self,
+        spare: &mut Vec<SegmentFile>,
+        next_slot: u32,
+        config: &RecoverConfig,
+    ) -> Result<SegmentFile, RecoverError> {
+        let old = spare.pop();
+        let (slot, generation) = old.map_or((next_slot, 1), |o| (o.slot, o.generation + 1));
+        let header =
+            crate::log::segment_header(&config.identity, 1, generation, config.segment_bytes, 0);
+        // An old file may be short (a crash while it was made): then it is made again from scratch.
+        self.driver.prepare_segment(
+            slot,
+            None,
+            config.segment_bytes,
+            header,
+            Token::segment(slot),
+        );
+        loop {
+            for event in self.poll_some()? {
+                match event {
+                    Event::SegmentReady {
+                        result: Ok(file), ..
+                    } => {
+                        return Ok(SegmentFile {
+                            slot,
+                            file,
+                            segment: 1,
+                            generation,
+                            first_lsn: 0,
+                        });
+                    }
+                    Event::SegmentReady {
+                        result: Err(error), ..
+                    } => {
+                        return Err(RecoverError::Io {
+                            what: format!("(while making) segment-{slot:08}.seg"),
+                            error,
+                        });
+                    }
+                    other => self.event(other),
+                }
+            }
+        }
+    }
+}
