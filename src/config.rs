@@ -30,7 +30,7 @@ pub struct ServeFlags {
         default_value = "./data"
     )]
     pub data: PathBuf,
-    /// Shards; without it one per core that the process may use, or what the directory was made with
+    /// Shards; without it one per physical core that the process may use, or what the directory was made with
     #[arg(long, env = "PINION_SHARDS", value_name = "N")]
     pub shards: Option<usize>,
     /// Cores for the shards, a list or ranges such as 0,2-5
@@ -80,7 +80,7 @@ pub struct ServeFlags {
         default_value_t = 4096
     )]
     pub connections_max: u32,
-    /// Microseconds that an idle shard polls before it sleeps; 0 never polls, without it 200
+    /// Microseconds that an idle shard polls at most before it sleeps; 0 never polls, without it 200
     #[arg(long, env = "PINION_SPIN_US", value_name = "MICROSECONDS")]
     pub spin_us: Option<u32>,
     /// Microseconds between small log writes under load; 0 writes at once, without it three times the measured sync latency

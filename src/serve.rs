@@ -131,9 +131,11 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
 /// Says what is missing and how to get it; refuses to start where nothing would work.
 fn preflight(config: &ServeConfig) -> Result<(), Failure> {
     let settings = &config.settings;
-    let shards = settings
-        .shard_count()
-        .unwrap_or_else(|| core_affinity::get_core_ids().map_or(1, |cores| cores.len()));
+    let shards = settings.shard_count().unwrap_or_else(|| {
+        shard::placement::Placement::of_this_process()
+            .physical
+            .max(1)
+    });
     let plan = Plan::new(&PlanInput {
         memory_bytes: settings.memory.map(|bytes| bytes.0),
         shards,

@@ -20,6 +20,7 @@ use crate::core::{Bounds, Shared};
 use crate::driver::{Door, FileId, LogFiles};
 use crate::hop::Parcel;
 use crate::mailbox::{self, Mailbox};
+use crate::placement::Placement;
 use crate::plan::{Plan, PlanError, PlanInput};
 use crate::preparer::Preparer;
 use crate::profile::Profile;
@@ -40,9 +41,9 @@ const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
 pub struct EngineConfig {
     /// Data directory; made if it is not there.
     pub data: PathBuf,
-    /// None: what the store was made with; for a new one, one per core.
+    /// None: what the store was made with; for a new one, one per physical core.
     pub shards: Option<usize>,
-    /// Cores to pin to, in shard order; None: the first ones that the process may use.
+    /// Cores to pin to, in shard order; None: those that the process may use, as `placement` orders them.
     pub cores: Option<Vec<usize>>,
     /// Address to listen on.
     pub listen: IpAddr,
@@ -216,11 +217,11 @@ impl Engine {
     /// shards (`/readyz` tells when it is done).
     pub fn open(config: EngineConfig) -> Result<Engine, OpenError> {
         let _ = uring::limits::raise_nofile();
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let placement = Placement::of_this_process();
         let wanted = config
             .shards
             .or(config.cores.as_ref().map(Vec::len))
-            .unwrap_or(cores.len().max(1));
+            .unwrap_or(placement.physical.max(1));
         let segment_bytes = config.segment_bytes.unwrap_or(SEGMENT_BYTES);
         let explicit = config.shards.is_some() || config.cores.is_some();
         let store = Store::open(
@@ -231,7 +232,7 @@ impl Engine {
             config.segment_bytes.is_some(),
         )?;
         let shards = store.superblock.shards as usize;
-        let pins = pins(&config, &cores, shards)?;
+        let pins = pins(&config, &placement.order, shards)?;
         let profile = Profile::of(&config.data).map_err(|source| OpenError::Profile {
             path: config.data.clone(),
             source,
@@ -379,7 +380,7 @@ impl Engine {
 
 fn pins(
     config: &EngineConfig,
-    cores: &[core_affinity::CoreId],
+    order: &[usize],
     shards: usize,
 ) -> Result<Vec<Option<core_affinity::CoreId>>, OpenError> {
     match &config.cores {
@@ -393,7 +394,10 @@ fn pins(
         }),
         // More shards than cores share them in turns; unpinned shards would only wander.
         None => Ok((0..shards)
-            .map(|s| (!cores.is_empty()).then(|| cores[s % cores.len()]))
+            .map(|s| {
+                let id = *order.get(s.checked_rem(order.len())?)?;
+                Some(core_affinity::CoreId { id })
+            })
             .collect()),
     }
 }

@@ -29,6 +29,7 @@ mod native_input;
 mod outbox;
 mod owner;
 mod partition;
+pub mod placement;
 pub mod plan;
 pub mod preparer;
 mod profile;
@@ -39,6 +40,7 @@ mod render;
 mod replay;
 mod ring_driver;
 mod scans;
+mod spin;
 mod store;
 mod streams;
 #[cfg(test)]

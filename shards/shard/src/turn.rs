@@ -12,12 +12,13 @@ use crate::driver::{ConnId, Door, Driver, Event, Patience};
 use crate::hop::{Item, Parcel};
 use crate::mailbox::Mailbox;
 use crate::recover::RecoveryReads;
+use crate::spin::Spin;
 use crate::token::{Kind, Token};
 
 /// An idle shard spins for at most so long before it sleeps; 0 switches spinning off.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Longest spin of an idle turn; zero = off.
+    /// Longest spin of an idle turn, which adapts below it; zero = off.
     pub spin: Duration,
     /// Longest sleep.
     pub sleep: Duration,
@@ -38,6 +39,8 @@ impl Default for Pace {
 /// Connections over the bound that are told so at a time; those beyond are dropped unheard, because each holds operations
 /// of the ring, which the log must not be left without.
 const REFUSED_AT_ONCE: usize = 64;
+/// Looks at the ring between two yields of a spin.
+const LOOKS_PER_YIELD: usize = 4;
 const HOUSEKEEPING_NS: u64 = 10_000_000;
 /// A connection is handed over when this shard has so many more than the least loaded one.
 const SKEW_MAX: u32 = 4;
@@ -51,6 +54,7 @@ pub struct Shard<D: Driver> {
     pub(crate) recovery: RecoveryReads,
     events: Vec<Event<D::Socket, D::Received>>,
     pace: Pace,
+    spin: Spin,
     last_work_ns: u64,
     housekeeping_ns: u64,
     /// Requests were taken up behind the work of this turn: what they lead to must not wait for a sleep.
@@ -74,6 +78,7 @@ impl<D: Driver> Shard<D> {
             checkpointer,
             recovery: RecoveryReads::default(),
             events: Vec::with_capacity(256),
+            spin: Spin::new(pace.spin),
             pace,
             last_work_ns: 0,
             housekeeping_ns: 0,
@@ -125,50 +130,59 @@ impl<D: Driver> Shard<D> {
         !(self.stopping && self.is_drained())
     }
 
-    /// Poll; with nothing to do, spin for a while, then sleep.
+    /// Poll; with nothing to do, spin for a while, then sleep. The open batch's time ends both.
     fn wait(&mut self) {
         self.poll(Patience::None);
-        if !self.events.is_empty() || self.mailbox.waiting() > 0 || self.has_work() {
+        if self.has_news() || self.has_work() {
             return;
         }
-        let commit_ns = self
-            .core
-            .partition
-            .log
-            .open_batch_due_ns()
-            .unwrap_or(u64::MAX);
-        let spin = self.pace.spin;
-        if !spin.is_zero() {
-            let started = self.driver.now().monotonic_ns;
-            let end_ns = commit_ns.min(started + spin.as_nanos() as u64);
-            let mut looks = 0u32;
-            loop {
+        let log = &self.core.partition.log;
+        let commit_ns = log.open_batch_due_ns().unwrap_or(u64::MAX);
+        let started_ns = self.driver.now().monotonic_ns;
+        self.spin_for_news(started_ns, commit_ns);
+        if !self.has_news() {
+            self.sleep_for_news(commit_ns);
+        }
+        let waited_ns = self.driver.now().monotonic_ns - started_ns;
+        if self.has_news() || waited_ns < commit_ns.saturating_sub(started_ns) {
+            self.spin.waited(waited_ns);
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        !self.events.is_empty() || self.mailbox.waiting() > 0
+    }
+
+    fn spin_for_news(&mut self, started_ns: u64, commit_ns: u64) {
+        let end_ns = commit_ns.min(started_ns + self.spin.length_ns());
+        let mut now_ns = started_ns;
+        while now_ns < end_ns {
+            for _ in 0..LOOKS_PER_YIELD {
                 self.poll(Patience::None);
-                if !self.events.is_empty() || self.mailbox.waiting() > 0 {
+                if self.has_news() {
                     return;
                 }
-                looks += 1;
-                if looks.is_multiple_of(4) {
-                    // The kernel may finish a durable write in a worker bound to this very core: a spin that never
-                    // yields makes that write wait for the scheduler's tick.
-                    std::thread::yield_now();
-                    if self.driver.now().monotonic_ns >= end_ns {
-                        break;
-                    }
-                }
             }
+            // The kernel may finish a durable write in a worker bound to this very core: a spin that never
+            // yields makes that write wait for the scheduler's tick.
+            std::thread::yield_now();
+            now_ns = self.driver.now().monotonic_ns;
         }
+    }
+
+    fn sleep_for_news(&mut self, commit_ns: u64) {
         let commit_in = commit_ns.saturating_sub(self.driver.now().monotonic_ns);
-        if commit_in > 0 && self.mailbox.prepare_sleep() {
-            let sleep = if self.stopping {
-                Duration::from_millis(1)
-            } else {
-                self.pace.sleep.min(self.core.next_deadline())
-            };
-            let sleep = sleep.min(Duration::from_nanos(commit_in));
-            self.poll(Patience::Sleep(sleep));
-            self.mailbox.awake();
+        if commit_in == 0 || !self.mailbox.prepare_sleep() {
+            return;
         }
+        let longest = if self.stopping {
+            Duration::from_millis(1)
+        } else {
+            self.pace.sleep.min(self.core.next_deadline())
+        };
+        let sleep = longest.min(Duration::from_nanos(commit_in));
+        self.poll(Patience::Sleep(sleep));
+        self.mailbox.awake();
     }
 
     fn poll(&mut self, patience: Patience) {
