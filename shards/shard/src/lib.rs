@@ -8,6 +8,10 @@
 //! It does not know flags, config files or how a banner looks.
 
 pub mod assemble;
+/// The atomics of `sleepers`, which a test replaces by a model's.
+mod atomics {
+    pub use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
 mod cache;
 mod checkpointer;
 mod commit_window;
@@ -40,6 +44,7 @@ mod render;
 mod replay;
 mod ring_driver;
 mod scans;
+mod sleepers;
 mod spin;
 mod store;
 mod streams;

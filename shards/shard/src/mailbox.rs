@@ -1,40 +1,16 @@
 //! Crossing shards: one single-producer single-consumer queue per ordered pair of shards, and the protocol that lets a
 //! shard sleep without missing a message.
 //!
-//! Owns the queues and one `sleeping` flag per shard. It does not know what a message means, nor how a sleeper is woken
-//! (the caller posts into the sleeper's ring; such a post is kept until the sleeper looks, so it may arrive before it sleeps).
+//! Owns the queues; [`Sleepers`] is the protocol. It does not know what a message means, nor how a sleeper is woken.
 //!
-//! # Why no wake-up is lost
-//!
-//! ```text
-//! sender                                    sleeper
-//! S1  push(message)        (Release)        R1  sleeping = true
-//! S2  fence(SeqCst)                         R2  fence(SeqCst)
-//! S3  if sleeping.swap(false) { wake }      R3  if any queue has mail { sleeping = false; do not sleep }
-//! ```
-//!
-//! The two fences stand in one total order. If S2 comes before R2, everything before S2 is visible to what follows R2, so
-//! R3 sees the message of S1 and the shard does not sleep. If R2 comes before S2, S3 sees the flag of R1, so the sender wakes.
-//! There is no third case. The same holds for several senders, each against the sleeper on its own.
-//!
-//! The swap in S3 lets exactly one sender wake a sleep: whoever takes the flag. A sender may take it between R1 and R3;
-//! then R3 finds mail (its push came before), the shard stays awake, and one needless post waits in its ring. That costs a
-//! turn without work, never a message.
-//!
-//! The fence is paid once per turn and destination, not once per message: [`Mailbox::wakes`] does S2 and S3 for every shard that
-//! was sent to since the last call. **A turn that sends must end with it.**
+//! The protocol's fence is paid once per turn and destination, not once per message: [`Mailbox::wakes`] does it for every shard
+//! that was sent to since the last call. **A turn that sends must end with it.**
 //!
 //! # Invariants
 //! - Messages from one shard to another arrive in the order they were sent.
 //! - A queue never grows: a full one gives the message back, and the sender says so to whoever asked.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-
-/// One flag to a cache line (two, because of the adjacent-line prefetcher), or every sleeper would slow its neighbours.
-#[repr(align(128))]
-#[derive(Debug)]
-struct Flag(AtomicBool);
+use crate::sleepers::Sleepers;
 
 /// One shard's end of all queues to and from the others. Moves into the shard's thread.
 #[derive(Debug)]
@@ -47,7 +23,7 @@ pub struct Mailbox<T> {
     /// by destination: sent to since `wakes` last looked
     unannounced: Vec<bool>,
     any_unannounced: bool,
-    sleeping: Arc<[Flag]>,
+    sleepers: Sleepers,
 }
 
 /// The mailboxes of `shards` shards, in shard order; each ordered pair gets a queue of `capacity` messages, allocated here.
@@ -60,7 +36,7 @@ pub fn mesh<T: Send>(shards: usize, capacity: usize) -> Vec<Mailbox<T>> {
         capacity > 0,
         "a queue of no messages would refuse every message"
     );
-    let sleeping: Arc<[Flag]> = (0..shards).map(|_| Flag(AtomicBool::new(false))).collect();
+    let sleepers = Sleepers::new(shards);
     let mut boxes: Vec<Mailbox<T>> = (0..shards)
         .map(|me| Mailbox {
             me,
@@ -68,7 +44,7 @@ pub fn mesh<T: Send>(shards: usize, capacity: usize) -> Vec<Mailbox<T>> {
             incoming: (0..shards).map(|_| None).collect(),
             unannounced: vec![false; shards],
             any_unannounced: false,
-            sleeping: sleeping.clone(),
+            sleepers: sleepers.clone(),
         })
         .collect();
     for from in 0..shards {
@@ -171,8 +147,8 @@ impl<T> Mailbox<T> {
     #[inline]
     pub fn needs_wake(&mut self, to: usize) -> bool {
         self.unannounced[to] = false;
-        fence(Ordering::SeqCst); // S2
-        self.take_flag(to)
+        self.sleepers.announce();
+        self.sleepers.take(to)
     }
 
     /// Calls `wake` for every shard that was sent to since the last call, sleeps, and is this caller's to wake. Once a turn, after all sends.
@@ -182,19 +158,12 @@ impl<T> Mailbox<T> {
             return;
         }
         self.any_unannounced = false;
-        fence(Ordering::SeqCst); // S2, for all destinations
+        self.sleepers.announce();
         for to in 0..self.unannounced.len() {
-            if std::mem::take(&mut self.unannounced[to]) && self.take_flag(to) {
+            if std::mem::take(&mut self.unannounced[to]) && self.sleepers.take(to) {
                 wake(to);
             }
         }
-    }
-
-    /// S3. The plain load first keeps the line shared while the other shard is awake, which is nearly always.
-    #[inline]
-    fn take_flag(&self, to: usize) -> bool {
-        let flag = &self.sleeping[to].0;
-        flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel)
     }
 
     /// About to sleep: from here on, senders wake this shard. False when there is mail already (then it counts as awake and must drain).
@@ -204,19 +173,12 @@ impl<T> Mailbox<T> {
             !self.unannounced.contains(&true),
             "going to sleep with messages that nobody was told of"
         );
-        let flag = &self.sleeping[self.me].0;
-        flag.store(true, Ordering::Relaxed); // R1
-        fence(Ordering::SeqCst); // R2
-        if self.waiting() > 0 {
-            flag.store(false, Ordering::Relaxed);
-            return false; // R3
-        }
-        true
+        self.sleepers.prepare(self.me, || self.waiting() > 0)
     }
 
     /// Back from sleep, for whatever reason. Drain afterwards: a sender that sees the shard awake does not wake it.
     pub fn awake(&mut self) {
-        self.sleeping[self.me].0.store(false, Ordering::Relaxed);
+        self.sleepers.awake(self.me);
     }
 }
 
@@ -225,7 +187,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::VecDeque;
-    use std::sync::mpsc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, mpsc};
     use std::time::{Duration, Instant};
 
     #[test]
