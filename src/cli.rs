@@ -45,6 +45,8 @@ pub enum Command {
     Inspect(InspectFlags),
     /// Check every checksum in a data directory (offline)
     Verify(VerifyFlags),
+    /// Cut damaged logs behind their last good batch, only when asked to (offline)
+    Repair(RepairFlags),
 }
 
 /// Where a client command connects.
@@ -227,6 +229,17 @@ pub struct VerifyFlags {
     /// Data directory of a server that is not running
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+}
+
+/// Flags of `pinion repair`.
+#[derive(Args, Debug)]
+pub struct RepairFlags {
+    /// Data directory of a server that is not running
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Cut damaged logs behind their last good batch; what is left out is kept in DIR/left-out-…
+    #[arg(long)]
+    pub cut: bool,
 }
 
 /// Parses the command line. The matches belong to the subcommand and tell a typed value from a default one.

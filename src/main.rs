@@ -32,5 +32,6 @@ fn run() -> Result<(), exit::Failure> {
         cli::Command::Tail(flags) => remote::tail(&flags),
         cli::Command::Inspect(flags) => offline::inspect::run(&flags),
         cli::Command::Verify(flags) => offline::verify::run(&flags),
+        cli::Command::Repair(flags) => offline::repair::run(&flags),
     }
 }

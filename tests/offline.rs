@@ -277,3 +277,74 @@ fn single_commands_say_what_the_server_said() {
     assert!(stderr.contains("stream name"), "{stderr}");
     server.drain();
 }
+
+#[test]
+fn a_repair_cuts_behind_the_last_good_batch_only_when_asked_and_keeps_the_rest_aside() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let data = directory.path().join("data");
+    let path = data.to_str().expect("a UTF-8 path");
+    let input = directory.path().join("input.ndjson");
+    let lines: String = (0..RECORDS)
+        .map(|n| format!("{{\"id\":\"key{n}\",\"n\":{n}}}\n"))
+        .collect();
+    std::fs::write(&input, lines).expect("an input file");
+    let input = input.to_str().expect("a UTF-8 path");
+    let server = Server::start(&data);
+    check(
+        &mut pinion(&[
+            "load",
+            input,
+            "--stream",
+            "s",
+            "--key",
+            "id",
+            "--batch",
+            "50",
+            "--window",
+            "1",
+            "--to",
+            &server.native,
+        ]),
+        0,
+    );
+    server.drain();
+    let (stdout, _) = check(&mut pinion(&["repair", path]), 0);
+    assert!(stdout.contains("nothing to repair"), "{stdout}");
+
+    let segment = written_segment(&data);
+    let mut bytes = std::fs::read(&segment).expect("a segment");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("records");
+    bytes[used * 2 / 3] ^= 1;
+    std::fs::write(&segment, &bytes).expect("a segment");
+    let (stdout, stderr) = check(&mut pinion(&["repair", path]), 1);
+    assert!(stdout.contains("the cut keeps everything up to lsn "));
+    assert!(stderr.contains("nothing was changed"), "{stderr}");
+    assert_eq!(std::fs::read(&segment).expect("a segment"), bytes);
+
+    let (stdout, _) = check(&mut pinion(&["repair", "--cut", path]), 0);
+    assert!(stdout.contains("no damage is left"), "{stdout}");
+    check(&mut pinion(&["verify", path]), 0);
+    let left_out = std::fs::read_dir(&data)
+        .expect("the data directory")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.to_string_lossy().contains("left-out-"))
+        .expect("what was left out is kept")
+        .join("log-00000000");
+    let report = std::fs::read_to_string(left_out.join("report.json")).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("one JSON object");
+    let salvaged = std::fs::read_to_string(left_out.join("records.ndjson")).expect("records");
+    let salvaged = salvaged.lines().count();
+    assert_eq!(report["records_that_still_verify"], salvaged);
+
+    let server = Server::start(&data);
+    let (stdout, _) = check(&mut pinion(&["scan", "s", "--to", &server.native]), 0);
+    let kept = stdout.lines().count();
+    // One lsn is the stream's definition.
+    assert_eq!(report["cut"]["last_lsn_kept"], kept + 1);
+    // Lost is the damaged record, and what followed it in its batch.
+    assert!((RECORDS - 50..RECORDS).contains(&(kept + salvaged)));
+    let after = ["append", "s", "new", "1", "--to", &server.native];
+    check(&mut pinion(&after), 0);
+    server.drain();
+    check(&mut pinion(&["verify", path]), 0);
+}

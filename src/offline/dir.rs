@@ -76,8 +76,17 @@ impl LogFiles {
 impl Directory {
     /// Takes the directory's lock (shared with other readers) and lists what is there.
     pub fn open(path: &Path) -> anyhow::Result<Directory> {
+        Directory::open_locked(path, File::try_lock_shared)
+    }
+
+    /// [`Directory::open`] with nobody else, not even another reader: for who is about to write.
+    pub fn open_alone(path: &Path) -> anyhow::Result<Directory> {
+        Directory::open_locked(path, File::try_lock)
+    }
+
+    fn open_locked(path: &Path, lock: TryLock) -> anyhow::Result<Directory> {
         let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
-        let lock = lock_shared(path)?;
+        let lock = take_lock(path, lock)?;
         let mut logs = Vec::new();
         for entry in entries {
             let entry = entry?;
@@ -116,7 +125,10 @@ impl Directory {
     }
 }
 
-fn lock_shared(directory: &Path) -> anyhow::Result<Option<File>> {
+/// Shared or alone.
+type TryLock = fn(&File) -> Result<(), TryLockError>;
+
+fn take_lock(directory: &Path, try_lock: TryLock) -> anyhow::Result<Option<File>> {
     let path = directory.join("LOCK");
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -126,14 +138,14 @@ fn lock_shared(directory: &Path) -> anyhow::Result<Option<File>> {
     };
     let patience_ends = Instant::now() + LOCK_PATIENCE;
     loop {
-        match file.try_lock_shared() {
+        match try_lock(&file) {
             Ok(()) => return Ok(Some(file)),
             Err(TryLockError::WouldBlock) if Instant::now() < patience_ends => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(TryLockError::WouldBlock) => {
                 bail!(
-                    "{} is in use by a server: stop it first (SIGTERM drains it)",
+                    "{} is in use by a server or another tool: stop it first (SIGTERM drains a server)",
                     directory.display()
                 )
             }

@@ -1,11 +1,12 @@
-//! Tools that read a data directory while no server has it: `inspect` shows, `verify` judges.
+//! Tools for a data directory while no server has it: `inspect` shows, `verify` judges, `repair` cuts.
 //!
-//! They read with the code that recovery uses (`wal::scan`, `wal::recovery`, `index::checkpoint`) and write nothing. The bytes come
+//! They read with the code that recovery uses (`wal::scan`, `wal::recovery`, `index::checkpoint`); only `repair --cut` writes. The bytes come
 //! through glommio executors, one pinned thread per log, whole segments at a time, so that the device is the limit.
 
 pub mod dir;
 pub mod inspect;
 mod loose;
+pub mod repair;
 pub mod report;
 pub mod stream;
 pub mod survey;

@@ -5,6 +5,9 @@ use std::fmt;
 use index::checkpoint::CheckpointHeader;
 use serde::Serialize;
 
+/// State of a file that was prepared and never written to.
+pub(super) const UNUSED: &str = "prepared, not in use";
+
 /// What is in a log.
 #[derive(Debug, Serialize)]
 pub struct LogSurvey {
@@ -36,8 +39,23 @@ pub struct LogSurvey {
     pub streams: Vec<StreamSurvey>,
     /// As they lie on disk.
     pub checkpoints: Vec<CheckpointSurvey>,
+    /// Where the log ends for a reader that trusts nothing behind it; None where it cannot even be entered.
+    pub cut: Option<CutPoint>,
     /// What recovery would make of the log.
     pub verdict: Verdict,
+}
+
+/// The end of the last good batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CutPoint {
+    /// Relative to the data directory.
+    pub file: String,
+    /// Segment in that file.
+    pub segment: u32,
+    /// Byte offset behind the batch.
+    pub offset: u32,
+    /// First lsn that is not there.
+    pub next_lsn: u64,
 }
 
 /// A place where something is wrong.
@@ -126,6 +144,13 @@ pub struct CheckpointSurvey {
     pub flaw: Option<Spot>,
     #[serde(skip)]
     pub(super) header: Option<CheckpointHeader>,
+}
+
+impl SegmentSurvey {
+    /// Of a file that was prepared and never written to.
+    pub fn is_unused(&self) -> bool {
+        self.segment.is_none() && self.state == UNUSED
+    }
 }
 
 impl LogSurvey {

@@ -19,7 +19,9 @@ use wal::{BLOCK_BYTES, LogIdentity};
 
 use super::dir::LogFiles;
 use super::loose::{Loose, Segment};
-use super::report::{CheckpointSurvey, LogSurvey, SegmentSurvey, Spot, StreamSurvey, Verdict, hex};
+use super::report::{
+    CheckpointSurvey, CutPoint, LogSurvey, SegmentSurvey, Spot, StreamSurvey, UNUSED, Verdict, hex,
+};
 use super::stream::{Files, Reader, read_head};
 
 /// Segments are numbered from here; a log that starts later has given its first ones back.
@@ -110,7 +112,7 @@ pub async fn survey(
                     continue;
                 }
             },
-            Err(_) if never_used => "prepared, not in use".to_owned(),
+            Err(_) if never_used => UNUSED.to_owned(),
             Err(error) => refuse(format!("{error}, but there are batches behind it")),
         };
         progress.inc(length);
@@ -148,6 +150,7 @@ pub async fn survey(
         segments: Vec::new(),
         streams: Vec::new(),
         checkpoints,
+        cut: None,
         verdict: Verdict::Whole,
     };
     if let Some(identity) = identity {
@@ -302,6 +305,12 @@ async fn read_log(
         return Ok(());
     };
 
+    survey.cut = Some(CutPoint {
+        file: survey.segments[number].file.clone(),
+        segment: live[number].header.segment,
+        offset: stopped_at(&end, &live[number].header),
+        next_lsn: end.next_lsn,
+    });
     proven = proven || known_durable >= end.next_lsn;
     let spot = |why: String| Spot {
         file: survey.segments[number].file.clone(),

@@ -439,3 +439,38 @@ fn a_log_that_starts_late_is_entered_where_a_checkpoint_enters_it() {
         flip(path, offset + byte);
     }
 }
+
+#[test]
+fn a_cut_takes_later_segments_and_what_speaks_of_them_out_of_the_way() {
+    let fixture = Fixture::new(20);
+    let checkpoint = fixture.checkpoint("checkpoint-a", 1);
+    fixture.superblock("superblock-a", 3, fixture.end.next_lsn - 1);
+    let (file, offset, first_lsn) = fixture.batches[3].clone();
+    flip(&file, offset + 300);
+    let repair = |cut| {
+        let directory = fixture.path().to_owned();
+        super::repair::run(&crate::cli::RepairFlags { directory, cut })
+    };
+    assert!(repair(false).is_err() && checkpoint.exists());
+    repair(true).expect("it can be cut");
+    let survey = fixture.survey();
+    assert_eq!(survey.verdict, Verdict::Whole);
+    assert_eq!(survey.last_lsn, first_lsn - 1);
+    assert_eq!(survey.durable_lsn_at_close, Some(first_lsn - 1));
+    let in_use = |row: &&super::report::SegmentSurvey| row.segment.is_some();
+    assert_eq!(survey.segments.iter().filter(in_use).count(), 1);
+    assert!(!checkpoint.exists());
+    repair(true).expect("a second run finds nothing to do");
+}
+
+#[test]
+fn a_log_that_cannot_be_entered_is_not_cut() {
+    let fixture = Fixture::new(20);
+    std::fs::remove_file(&fixture.batches[0].0).expect("the first segment");
+    let directory = fixture.path().to_owned();
+    let flags = crate::cli::RepairFlags {
+        directory,
+        cut: true,
+    };
+    assert!(super::repair::run(&flags).is_err());
+}
