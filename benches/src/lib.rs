@@ -15,9 +15,11 @@
 //! | [`index_lookup`] | What does a lookup cost, alone and in a batch, and how much memory does a key take? |
 //! | [`ring_round_trip`] | What does the ring add: a wake-up, a durable write, a read? |
 //! | [`mailbox_hop`] | What does crossing cores cost? |
+//! | [`busy_neighbour`] | What does a busy neighbour do to a durable write, and does the machine itself stand still? |
 //! | [`runtimes`] | What would another runtime make of the same requests? |
 //! | [`constant_200`] | What is the most that `wrk` can get out of this ring? |
 
+pub mod busy_neighbour;
 pub mod constant_200;
 pub mod frame_parse;
 pub mod index_lookup;
@@ -53,13 +55,14 @@ pub enum Size {
 pub type Question = (&'static str, fn(&mut Bench) -> anyhow::Result<()>);
 
 /// The in-process questions, in the order in which `all` asks them.
-pub const QUESTIONS: [Question; 6] = [
+pub const QUESTIONS: [Question; 7] = [
     ("log-append", log_append::run),
     ("recovery", recovery::run),
     ("frame-parse", frame_parse::run),
     ("index-lookup", index_lookup::run),
     ("ring-round-trip", ring_round_trip::run),
     ("mailbox-hop", mailbox_hop::run),
+    ("busy-neighbour", busy_neighbour::run),
 ];
 
 /// One case's answer. Times in nanoseconds; a run's time divided by its items unless said otherwise.

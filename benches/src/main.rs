@@ -29,6 +29,8 @@ enum What {
     RingRoundTrip(Ask),
     /// What does crossing cores cost?
     MailboxHop(Ask),
+    /// What does a busy neighbour do to a durable write, and does the machine itself stand still?
+    BusyNeighbour(Ask),
     /// What would another runtime make of the same requests? (others than the ring: --features runtimes)
     Runtimes(Compare),
     /// What is the most that wrk can get out of this ring? Serves until ended
@@ -126,6 +128,7 @@ fn main() -> anyhow::Result<()> {
         What::Recovery(ask) => ask.one("recovery"),
         What::FrameParse(ask) => ask.one("frame-parse"),
         What::IndexLookup(ask) => ask.one("index-lookup"),
+        What::BusyNeighbour(ask) => ask.one("busy-neighbour"),
         What::RingRoundTrip(ask) => ask.one("ring-round-trip"),
         What::MailboxHop(ask) => ask.one("mailbox-hop"),
         What::Runtimes(compare) => runtimes::compare(&compare.plan()),

@@ -58,3 +58,8 @@ fn ring_round_trip() {
 fn mailbox_hop() {
     is_answered("mailbox-hop", 4);
 }
+
+#[test]
+fn busy_neighbour() {
+    is_answered("busy-neighbour", 7);
+}
