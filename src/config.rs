@@ -95,6 +95,14 @@ pub struct ServeFlags {
     /// Bytes of log after which a shard writes a new checkpoint of its index
     #[arg(long, env = "PINION_CHECKPOINT_LOG_BYTES", value_name = "SIZE")]
     pub checkpoint_log_bytes: Option<Bytes>,
+    /// Sealed segments are verified again at this rate per second and shard; 0 never does
+    #[arg(
+        long,
+        env = "PINION_SCRUB_BYTES_PER_SECOND",
+        value_name = "SIZE",
+        default_value = "8MiB"
+    )]
+    pub scrub_bytes_per_second: Bytes,
     /// What is logged on standard error: a level, or tracing's target=level list
     #[arg(
         long,

@@ -124,6 +124,7 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
         cache_bytes: settings.cache.map(|bytes| bytes.0),
         segments_ahead: settings.segments_ahead,
         checkpoint_log_bytes: settings.checkpoint_log_bytes.map(|bytes| bytes.0),
+        scrub_bytes_per_second: settings.scrub_bytes_per_second.0,
         shard_ports: settings.shard_ports,
     }
 }

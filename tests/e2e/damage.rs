@@ -199,3 +199,34 @@ fn a_torn_tail_is_cut_and_everything_before_it_is_there() {
     server.stop();
     run(&mut pinion(&["verify", text]), 0);
 }
+
+#[test]
+fn a_running_server_finds_a_flipped_bit_in_a_sealed_segment_by_itself() {
+    let data = directory();
+    let server = Server::start_with(data.path(), 1, &["--scrub-bytes-per-second", "1GiB"]);
+    let mut http = server.http();
+    let payload = |number: usize| format!("payload {number}.{}", "x".repeat(100_000));
+    for number in 0..60 {
+        let target = format!("/v1/streams/s/records/k{number}");
+        assert_eq!(http.post(&target, payload(number)).status, 201);
+    }
+    eventually("a round of the scrub", || {
+        (server.metric("pinion_scrub_bytes_total", 0) > 2e6).then_some(())
+    });
+    assert_eq!(
+        server.metric("pinion_scrub_errors_total", 0),
+        0.0,
+        "{}",
+        server.stderr()
+    );
+    flip(&segment(data.path(), 0), b"payload 3.");
+    eventually("the damage to be found", || {
+        (server.metric("pinion_scrub_errors_total", 0) > 0.0).then_some(())
+    });
+    let log = server.stderr();
+    assert!(
+        log.contains("segment-00000000.seg (segment 1) at offset "),
+        "{log}"
+    );
+    server.stop();
+}

@@ -20,6 +20,7 @@ use crate::partition::{CacheMemory, IndexMemory, Limits, Partition};
 use crate::plan::Plan;
 use crate::reads::Reads;
 use crate::recover::RecoverConfig;
+use crate::scrubber::Scrubber;
 use crate::turn::{Pace, Shard};
 
 const PRODUCERS_MAX: usize = 65_536;
@@ -44,6 +45,8 @@ pub struct Parts<D: Driver> {
     pub checkpoints: [Option<FileId>; 2],
     /// Log bytes behind a checkpoint that ask for the next.
     pub checkpoint_log_bytes: u64,
+    /// Sealed segments are verified again at this rate; 0 = never.
+    pub scrub_bytes_per_second: u64,
     /// Its end of the queues between shards.
     pub mailbox: Mailbox<Box<Parcel<D::Socket>>>,
     /// The world.
@@ -66,6 +69,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         digest_key,
         checkpoints,
         checkpoint_log_bytes,
+        scrub_bytes_per_second,
         mailbox,
         mut driver,
         pace,
@@ -103,6 +107,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
             dedup_window_seconds: DEDUP_WINDOW_SECONDS,
         },
     );
+    let scrubber = Scrubber::new(scrub_bytes_per_second, plan.chunk_bytes());
     let reads = Reads::new(plan.chunk_bytes()).map_err(|e| no_memory("device reads", e))?;
     let now = driver.now();
     let core = Core::new(shard, recover.epoch, shared, partition, reads, now);
@@ -111,6 +116,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         driver,
         mailbox,
         Checkpointer::new(checkpoints, checkpoint_log_bytes),
+        scrubber,
         pace,
     ))
 }

@@ -73,6 +73,8 @@ pub struct EngineConfig {
     pub segments_ahead: Option<u32>,
     /// Log bytes after which a checkpoint is begun.
     pub checkpoint_log_bytes: Option<u64>,
+    /// Sealed segments are verified again at this rate, per shard; 0 = never.
+    pub scrub_bytes_per_second: u64,
     /// Listen on a port per shard.
     pub shard_ports: bool,
 }
@@ -672,6 +674,7 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         None => Pace::default(),
     };
     let assembled = assemble(Parts {
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
         shard,
         plan,
         pool,

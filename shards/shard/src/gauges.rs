@@ -12,6 +12,8 @@ pub struct Outside {
     /// Monotonic time of the last checkpoint's end, 0 before the first.
     pub checkpoint_ended_ns: u64,
     pub device_sync_seconds: f64,
+    pub scrubbed_bytes: u64,
+    pub scrub_errors: u64,
 }
 
 pub(crate) fn update<S>(core: &mut Core<S>) {
@@ -64,6 +66,8 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
     };
     let counters = &mut core.metrics.counters;
     counters.mailbox_hops = core.hops;
+    counters.scrubbed_bytes = outside.scrubbed_bytes;
+    counters.scrub_errors = outside.scrub_errors;
     counters.cache_hits = core.partition.cache.hits();
     counters.cache_misses = core.partition.cache.misses();
     counters.retry_evictions = core.partition.producers.evicted() + core.partition.keys.evicted();

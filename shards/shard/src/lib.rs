@@ -44,6 +44,7 @@ mod render;
 mod replay;
 mod ring_driver;
 mod scans;
+mod scrubber;
 mod sleepers;
 mod spin;
 mod store;

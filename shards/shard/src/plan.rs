@@ -83,11 +83,13 @@ impl Plan {
         let batches = BATCH_BUFFERS as u64 * batch_bytes as u64;
         let recv = u64::from(RECV_BUFFERS) * u64::from(RECV_BUFFER_BYTES);
         let reads = Reads::plan_bytes(chunk_bytes(batch_bytes));
+        let scrub = chunk_bytes(batch_bytes) as u64;
         let connections = u64::from(input.connections_max) * CONNECTION_BYTES;
         // Recovery holds two segments; it ends before the cache and the index are full.
         let fixed = batches
             + recv
             + reads
+            + scrub
             + connections
             + UNSENT_BYTES_TOTAL
             + UNPARSED_BYTES_TOTAL
@@ -126,6 +128,8 @@ impl Plan {
             ),
             // Cold records and scan chunks on their way from the device.
             ("device reads".into(), reads),
+            // The part of a sealed segment that is being verified again.
+            ("scrub".into(), scrub),
             // Connections at rest.
             (
                 format!(

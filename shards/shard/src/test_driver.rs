@@ -289,6 +289,7 @@ pub fn recovered(
         commit_window,
     };
     let parts = Parts {
+        scrub_bytes_per_second: 1 << 30,
         shard: 0,
         pool: BufferPool::new(plan.batch_buffers, plan.batch_bytes).expect("memory"),
         plan,

@@ -17,6 +17,8 @@ pub enum Kind {
     Recovery(u64),
     /// Checkpoint writes and syncs, by sequence.
     Checkpoint(u64),
+    /// The one read of the scrub.
+    Scrub,
 }
 
 const SHIFT: u32 = 56;
@@ -38,6 +40,9 @@ impl Token {
     pub fn checkpoint(sequence: u64) -> u64 {
         (5 << SHIFT) | sequence
     }
+    pub fn scrub() -> u64 {
+        6 << SHIFT
+    }
     /// Take a token apart. Panics on a number that none of the constructors made: the driver returned a token it was never given.
     pub fn kind(token: u64) -> Kind {
         let number = token & MASK;
@@ -47,6 +52,7 @@ impl Token {
             3 => Kind::Read(number as usize),
             4 => Kind::Recovery(number),
             5 => Kind::Checkpoint(number),
+            6 => Kind::Scrub,
             other => panic!("completion token of unknown kind {other}"),
         }
     }

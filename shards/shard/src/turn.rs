@@ -12,6 +12,7 @@ use crate::driver::{ConnId, Door, Driver, Event, Patience};
 use crate::hop::{Item, Parcel};
 use crate::mailbox::Mailbox;
 use crate::recover::RecoveryReads;
+use crate::scrubber::Scrubber;
 use crate::spin::Spin;
 use crate::token::{Kind, Token};
 
@@ -55,6 +56,7 @@ pub struct Shard<D: Driver> {
     events: Vec<Event<D::Socket, D::Received>>,
     pace: Pace,
     spin: Spin,
+    pub(crate) scrubber: Scrubber,
     last_work_ns: u64,
     housekeeping_ns: u64,
     /// Requests were taken up behind the work of this turn: what they lead to must not wait for a sleep.
@@ -69,6 +71,7 @@ impl<D: Driver> Shard<D> {
         driver: D,
         mailbox: Mailbox<Box<Parcel<D::Socket>>>,
         checkpointer: Checkpointer,
+        scrubber: Scrubber,
         pace: Pace,
     ) -> Shard<D> {
         Shard {
@@ -79,6 +82,7 @@ impl<D: Driver> Shard<D> {
             recovery: RecoveryReads::default(),
             events: Vec::with_capacity(256),
             spin: Spin::new(pace.spin),
+            scrubber,
             pace,
             last_work_ns: 0,
             housekeeping_ns: 0,
@@ -245,6 +249,11 @@ impl<D: Driver> Shard<D> {
             } => match Token::kind(token) {
                 Kind::Read(index) => self.core.read_done(index, &buffer, result),
                 // A read that an abandoned recovery had started.
+                Kind::Scrub => {
+                    let now_ns = self.core.now.monotonic_ns;
+                    let log = &self.core.partition.log;
+                    self.scrubber.read_done(log, buffer, result, now_ns);
+                }
                 Kind::Recovery(sequence) => self.recovery.arrived(sequence, buffer, result),
                 other => unreachable!("a read completed as {other:?}"),
             },
@@ -439,6 +448,8 @@ impl<D: Driver> Shard<D> {
         self.core.outside.mailbox_depth = self.mailbox.depth_total() as u64;
         self.core.outside.checkpoint_seconds = self.checkpointer.seconds;
         self.core.outside.checkpoint_bytes = self.checkpointer.bytes;
+        self.core.outside.scrubbed_bytes = self.scrubber.bytes;
+        self.core.outside.scrub_errors = self.scrubber.errors;
         self.core.outside.checkpoint_ended_ns = self.checkpointer.ended_ns;
         self.core.wake_scans();
         self.core.resume_tails();
@@ -457,6 +468,10 @@ impl<D: Driver> Shard<D> {
             && self.core.partition.log.mark_idle()
         {
             self.core.partition.log.pump(&mut self.driver, now_ns);
+        }
+        if !self.stopping {
+            let log = &self.core.partition.log;
+            self.scrubber.step(log, &mut self.driver, now_ns);
         }
         let keys = self.core.partition.index.len();
         self.core.partition.log.note_keys(keys);

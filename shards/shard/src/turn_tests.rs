@@ -377,3 +377,39 @@ fn a_restart_knows_how_many_keys_to_make_room_for() {
     assert!(report.keys_expected >= 200, "{report:?}");
     assert_eq!(second.core.partition.index.len(), 201);
 }
+
+#[test]
+fn the_scrub_finds_a_flipped_bit_in_a_sealed_segment_and_says_so_once_a_round() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let client = shard.connect();
+    let body = vec![b'x'; 290 << 10];
+    while shard.core.partition.log.chain().segment < 4 {
+        let answer = shard.ask(client, post("k", "", &body));
+        assert!(answer.starts_with("HTTP/1.1 201"));
+    }
+    let sealed: Vec<_> = shard
+        .core
+        .partition
+        .log
+        .segments()
+        .take(3)
+        .copied()
+        .collect();
+    shard.turns(200);
+    let (bytes, errors) = (shard.scrubber.bytes, shard.scrubber.errors);
+    assert!(bytes > 9 << 20, "{bytes} bytes were verified");
+    assert_eq!(errors, 0);
+    let damaged = &mut shard.driver.files[sealed[1].file.0 as usize];
+    damaged[1 << 20] ^= 4;
+    shard.turns(200);
+    let found = shard.scrubber.errors;
+    assert!(found > 0, "the flipped bit was not found");
+    let rounds = (shard.scrubber.bytes - bytes) / (6 << 20) + 2;
+    assert!(found <= rounds, "{found} errors in {rounds} rounds");
+    assert!(
+        shard
+            .ask(client, post("k", "", b"small"))
+            .starts_with("HTTP/1.1 201"),
+        "the shard goes on"
+    );
+}

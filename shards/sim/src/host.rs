@@ -204,6 +204,7 @@ impl Host {
                 closed_durable_lsn: self.superblock.closed_durable_lsns[number],
             };
             let parts = Parts {
+                scrub_bytes_per_second: 0,
                 shard: number,
                 plan: self.plan.clone(),
                 pool: BufferPool::new(self.plan.batch_buffers, self.plan.batch_bytes)

@@ -248,6 +248,22 @@ pub fn batch_at(
     Ok(batch::read(identity, header, offset, bytes)?.info)
 }
 
+/// The batch that starts `bytes`, every byte of it verified; whatever the chain.
+///
+/// # Errors
+/// `NoBatch` or `Invalid`; a batch that `bytes` does not hold to its end is `Invalid` too.
+pub fn batch_verified(
+    identity: &LogIdentity,
+    header: &segment::SegmentHeader,
+    offset: u32,
+    bytes: &[u8],
+) -> Result<BatchInfo, Stop> {
+    let found = batch::read(identity, header, offset, bytes)?;
+    let codec = RecordCodec::new(identity);
+    verify_body(&codec, &mut BodyChecksum::new(), &found, bytes).map_err(Stop::Invalid)?;
+    Ok(found.info)
+}
+
 /// Whether the first batch of the segment that follows `at` continues it. One block of `bytes` is enough: the body is not looked at.
 pub fn continues(
     identity: &LogIdentity,

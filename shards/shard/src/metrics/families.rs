@@ -200,6 +200,16 @@ pub(super) const FAMILIES: &[Family] = &[
         |s| s.counters.retry_evictions.into(),
     ),
     counter(
+        "pinion_scrub_bytes_total",
+        "Bytes of sealed segments verified again in the background",
+        |s| s.counters.scrubbed_bytes.into(),
+    ),
+    counter(
+        "pinion_scrub_errors_total",
+        "Places where that found damage; the log says where",
+        |s| s.counters.scrub_errors.into(),
+    ),
+    counter(
         "pinion_mailbox_hops_total",
         "Messages sent to other shards",
         |s| s.counters.mailbox_hops.into(),

@@ -104,6 +104,10 @@ pub struct Counters {
     pub repeats: u64,
     /// answers that a bound made a retry window forget
     pub retry_evictions: u64,
+    /// bytes of sealed segments that were verified again
+    pub scrubbed_bytes: u64,
+    /// places where that found damage
+    pub scrub_errors: u64,
     /// messages sent to other shards
     pub mailbox_hops: u64,
     /// reads of the read cache that found their record
