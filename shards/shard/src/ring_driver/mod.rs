@@ -3,6 +3,10 @@
 //! Owns the ring, the sockets of this shard and the open files of its log. Segment files are prepared on a thread of
 //! their own (`preparer`), because filling a file with zeroes is work that no shard's turn should wait for.
 
+mod connections;
+mod disk;
+mod listeners;
+
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -17,6 +21,8 @@ use uring::{Buffer, Completion, Received, Ring, RingAddress, Wait, Waker, WriteD
 
 use crate::driver::{ConnId, Door, Driver, Event, FileId, Now, Patience};
 use crate::preparer::{Prepared, Preparer, SegmentJob};
+use connections::{Peer, libc_codes};
+use listeners::{ACCEPT_RETRY_NS, Listener};
 
 const CLASS_SHIFT: u32 = 60;
 const CLASS_MASK: u64 = 0xf << CLASS_SHIFT;
@@ -27,22 +33,6 @@ const CLASS_SEND: u64 = 3 << CLASS_SHIFT;
 /// The flush behind a write, where the device profile prefers write + fdatasync.
 const CLASS_FLUSH: u64 = 4 << CLASS_SHIFT;
 const GENERATION_MASK: u32 = 0x0fff_ffff;
-
-/// After running out of descriptors: how long until the next try to accept.
-const ACCEPT_RETRY_NS: u64 = 100_000_000;
-
-struct Peer {
-    generation: u32,
-    socket: Option<Rc<OwnedFd>>,
-    /// Bytes of the running send that are already out.
-    sent: usize,
-}
-
-struct Listener {
-    door: Door,
-    socket: Rc<OwnedFd>,
-    retry_at_ns: Option<u64>,
-}
 
 /// Ring addresses of all shards, filled in as they start.
 pub type Addresses = Arc<[OnceLock<RingAddress>]>;
@@ -113,61 +103,6 @@ impl RingDriver {
     /// Something that wakes this driver from another thread.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
-    }
-
-    fn arm(&mut self, index: usize) -> io::Result<()> {
-        let socket = Rc::clone(&self.listeners[index].socket);
-        self.ring.accept(socket, CLASS_ACCEPT | index as u64)
-    }
-
-    fn peer(&mut self, conn: ConnId) -> Option<&mut Peer> {
-        let generation = (conn.0 >> 32) as u32;
-        self.peers
-            .get_mut((conn.0 & 0xffff_ffff) as usize)
-            .filter(|p| p.generation == generation && p.socket.is_some())
-    }
-
-    fn start_recv(&mut self, conn: ConnId) {
-        let Some(socket) = self.peer(conn).and_then(|p| p.socket.clone()) else {
-            return;
-        };
-        if self.ring.recv(socket, CLASS_RECV | conn.0).is_err() {
-            self.ready.push_back(Event::RecvClosed { conn });
-        }
-    }
-
-    fn start_send(&mut self, conn: ConnId, data: Vec<u8>, from: usize) {
-        let Some(socket) = self.peer(conn).and_then(|p| p.socket.clone()) else {
-            return;
-        };
-        if let Err(error) = self.ring.send(socket, data, from, CLASS_SEND | conn.0) {
-            self.ready.push_back(Event::Sent {
-                conn,
-                data: Vec::new(),
-                result: Err(error),
-            });
-        }
-    }
-
-    fn start_write(
-        &mut self,
-        file: FileId,
-        offset: u64,
-        buffer: Rc<Buffer>,
-        range: Range<usize>,
-        durability: WriteDurability,
-        token: u64,
-    ) {
-        let file = Rc::clone(&self.files[file.0 as usize]);
-        if let Err(error) = self
-            .ring
-            .write(file, offset, buffer, range, durability, token)
-        {
-            self.ready.push_back(Event::Written {
-                token,
-                result: Err(error),
-            });
-        }
     }
 
     fn translate(&mut self, completion: Completion) {
@@ -256,88 +191,6 @@ impl RingDriver {
             Completion::Woken { .. } => {}
         }
     }
-
-    fn flush_behind(&mut self, token: u64, bytes: usize) {
-        let Some(entry) = self.flushing.iter_mut().find(|(t, ..)| *t == token) else {
-            return;
-        };
-        entry.2 = bytes;
-        let file = Rc::clone(&self.files[entry.1.0 as usize]);
-        if let Err(error) = self.ring.fdatasync(file, CLASS_FLUSH | token) {
-            self.flushing.retain(|(t, ..)| *t != token);
-            self.ready.push_back(Event::Written {
-                token,
-                result: Err(error),
-            });
-        }
-    }
-
-    fn sent(&mut self, conn: ConnId, data: Vec<u8>, result: io::Result<usize>) {
-        let Some(peer) = self.peer(conn) else { return };
-        match result {
-            Ok(count) if count > 0 && peer.sent + count < data.len() => {
-                peer.sent += count;
-                let from = peer.sent;
-                self.start_send(conn, data, from);
-            }
-            Ok(count) if count > 0 || data.is_empty() => self.ready.push_back(Event::Sent {
-                conn,
-                data,
-                result: Ok(()),
-            }),
-            Ok(_) => self.ready.push_back(Event::Sent {
-                conn,
-                data,
-                result: Err(io::ErrorKind::WriteZero.into()),
-            }),
-            Err(error) => self.ready.push_back(Event::Sent {
-                conn,
-                data,
-                result: Err(error),
-            }),
-        }
-    }
-
-    fn take_prepared(&mut self) {
-        while self.preparing > 0
-            && let Ok(prepared) = self.prepared.1.try_recv()
-        {
-            self.preparing -= 1;
-            let result = prepared.result.map(|file| match prepared.recycled {
-                Some(id) => id,
-                None => {
-                    self.files.push(Rc::new(file));
-                    FileId(self.files.len() as u32 - 1)
-                }
-            });
-            self.ready.push_back(Event::SegmentReady {
-                token: prepared.token,
-                result,
-            });
-        }
-    }
-
-    fn rearm(&mut self) -> Option<u64> {
-        let mut earliest = None;
-        let now = uring::clock::monotonic_ns();
-        for index in 0..self.listeners.len() {
-            let Some(at) = self.listeners[index].retry_at_ns else {
-                continue;
-            };
-            if at <= now && self.arm(index).is_ok() {
-                self.listeners[index].retry_at_ns = None;
-            } else {
-                earliest = Some(earliest.map_or(at, |e: u64| e.min(at)));
-            }
-        }
-        earliest
-    }
-}
-
-/// The two numbers of errno that a receive ends with while the connection lives.
-mod libc_codes {
-    pub const ENOBUFS: i32 = 105;
-    pub const ECANCELED: i32 = 125;
 }
 
 impl Driver for RingDriver {
