@@ -21,7 +21,7 @@ use crate::partition::Partition;
 use crate::token::Token;
 
 /// Pages in flight at once, and between two looks at the clock.
-const PAGES_AT_ONCE: usize = 2;
+pub(crate) const PAGES_AT_ONCE: usize = 2;
 
 enum Stage {
     Idle,

@@ -116,7 +116,8 @@ pub enum Patience {
     Sleep(Duration),
 }
 
-/// The world of one shard. Methods that start an operation never fail: failure is an event.
+/// The world of one shard. Methods that start an operation never fail: failure is an event. What has no room right now
+/// waits inside and is started in order; want of room is no failure.
 pub trait Driver {
     /// An accepted connection that no shard serves yet; may cross to another shard.
     type Socket: Send + 'static;
@@ -140,6 +141,11 @@ pub trait Driver {
     fn send(&mut self, conn: ConnId, data: Vec<u8>);
     /// Drop the connection. A send in flight still completes with an event.
     fn close(&mut self, conn: ConnId);
+    /// Drop the connection so that its client can read all that was sent: what it still sends is taken and thrown away for
+    /// a while, because a close with unread input makes the kernel reset the connection, and a reset overtakes the reply.
+    fn finish(&mut self, conn: ConnId) {
+        self.close(conn);
+    }
     /// Stop accepting on every door.
     fn stop_accepting(&mut self);
 

@@ -25,7 +25,7 @@ use crate::plan::{Plan, PlanError, PlanInput};
 use crate::preparer::Preparer;
 use crate::profile::Profile;
 use crate::recover::RecoverConfig;
-use crate::ring_driver::{Addresses, RingDriver};
+use crate::ring_driver::{self, Addresses, RingDriver};
 use crate::store::{OpenLog, Store, StoreError};
 use crate::turn::{Pace, Shard};
 
@@ -629,8 +629,7 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         entries: 1024,
         recv_buffers: plan.recv_buffers,
         recv_buffer_bytes: plan.recv_buffer_bytes,
-        // A receive and a send per connection, the reads, the writes, accepts, wakes.
-        operations_max: 2 * config.connections_max + 1024,
+        operations_max: ring_driver::operations_max(config.connections_max),
     })?;
     let pool = BufferPool::new(plan.batch_buffers, plan.batch_bytes)
         .map_err(|e| no_memory("batch buffers", e))?;

@@ -26,7 +26,7 @@ const KEPT_BATCH_BYTES: usize = 16 * 1024;
 /// A unit takes at most so many of the batch buffers: the rest may be on their way to the device.
 const UNIT_BUFFERS: (usize, usize) = (3, 4);
 /// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
-const LARGE_BATCHES_IN_FLIGHT: usize = 8;
+pub(crate) const LARGE_BATCHES_IN_FLIGHT: usize = 8;
 
 /// While the log is written to, a larger reserve of segments may melt to half, and to no less than this.
 const BUSY_AHEAD: usize = 2;

@@ -20,6 +20,8 @@ const SMALL_READ_BYTES: usize = 16 * 1024;
 const SMALL_READS: usize = 256;
 /// Large records, and the chunks of scans.
 const LARGE_READS: usize = 8;
+/// Reads that the device has at a time.
+pub(crate) const READS_AT_ONCE: usize = SMALL_READS + LARGE_READS;
 
 /// A history on its way.
 pub struct History {

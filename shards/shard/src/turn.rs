@@ -39,7 +39,7 @@ impl Default for Pace {
 
 /// Connections over the bound that are told so at a time; those beyond are dropped unheard, because each holds operations
 /// of the ring, which the log must not be left without.
-const REFUSED_AT_ONCE: usize = 64;
+pub(crate) const REFUSED_AT_ONCE: usize = 64;
 /// Looks at the ring between two yields of a spin.
 const LOOKS_PER_YIELD: usize = 4;
 const HOUSEKEEPING_NS: u64 = 10_000_000;
@@ -326,10 +326,24 @@ impl<D: Driver> Shard<D> {
     }
 
     fn close(&mut self, id: ConnId) {
-        if self.core.conns.remove(id).is_some() {
-            self.core.shared.load[self.core.id].fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        if self.forget_connection(id) {
             self.driver.close(id);
         }
+    }
+
+    /// Close behind a last reply that the client has to be able to read.
+    fn finish(&mut self, id: ConnId) {
+        if self.forget_connection(id) {
+            self.driver.finish(id);
+        }
+    }
+
+    fn forget_connection(&mut self, id: ConnId) -> bool {
+        let known = self.core.conns.remove(id).is_some();
+        if known {
+            self.core.shared.load[self.core.id].fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        known
     }
 
     pub(crate) fn take_mail(&mut self) -> bool {
@@ -403,8 +417,11 @@ impl<D: Driver> Shard<D> {
         }
         let said = conn.out.is_idle() && conn.jobs == 0;
         let whole = !conn.input.is_empty() && conn.input.len() >= conn.needed;
-        if (conn.closing && said) || (conn.ended && said && !conn.stalled && !whole) {
+        if conn.ended && said && (conn.closing || (!conn.stalled && !whole)) {
             return self.close(id);
+        }
+        if conn.closing && said {
+            return self.finish(id);
         }
         // A request that is still arriving is let in whatever its size (the parser bounds it); whole ones that cannot be
         // taken yet are not piled up.

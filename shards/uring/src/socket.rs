@@ -92,6 +92,11 @@ pub fn shutdown(socket: &OwnedFd) {
     let _ = SockRef::from(socket).shutdown(Shutdown::Both);
 }
 
+/// End our direction behind what was sent; the other side may go on. A connection that is gone is fine.
+pub fn shutdown_write(socket: &OwnedFd) {
+    let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+}
+
 /// The peer of a connection; None if it is gone or not TCP/IP.
 pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
     SockRef::from(socket).peer_addr().ok()?.as_socket()

@@ -2,10 +2,15 @@
 //!
 //! Owns the ring, the sockets of this shard and the open files of its log. Segment files are prepared on a thread of
 //! their own (`preparer`), because filling a file with zeroes is work that no shard's turn should wait for.
+//!
+//! Invariants: an operation that the ring has no room for is started later, in order, and never reported as failed;
+//! connections leave the disk its part of the ring's contexts.
 
 mod connections;
 mod disk;
 mod listeners;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,7 +26,8 @@ use uring::{Buffer, Completion, Received, Ring, RingAddress, Wait, Waker, WriteD
 
 use crate::driver::{ConnId, Door, Driver, Event, FileId, Now, Patience};
 use crate::preparer::{Prepared, Preparer, SegmentJob};
-use connections::{Peer, libc_codes};
+use connections::{ConnectionOperation, LINGERING_MAX, Lingering, Peer};
+use disk::{DISK_OPERATIONS, DiskOperation};
 use listeners::{ACCEPT_RETRY_NS, Listener};
 
 const CLASS_SHIFT: u32 = 60;
@@ -33,6 +39,16 @@ const CLASS_SEND: u64 = 3 << CLASS_SHIFT;
 /// The flush behind a write, where the device profile prefers write + fdatasync.
 const CLASS_FLUSH: u64 = 4 << CLASS_SHIFT;
 const GENERATION_MASK: u32 = 0x0fff_ffff;
+
+/// Of connections that are closed and whose last operations have not ended, and of the listeners.
+const OPERATIONS_SPARE: u32 = 512;
+
+/// Contexts that the ring of a shard with so many connections needs: a receive and a send of each, lingering ones and those
+/// that are being refused included, and what the disk may have in flight.
+pub fn operations_max(connections_max: u32) -> u32 {
+    let connections = connections_max + (crate::turn::REFUSED_AT_ONCE + LINGERING_MAX) as u32;
+    2 * connections + OPERATIONS_SPARE + DISK_OPERATIONS as u32
+}
 
 /// Ring addresses of all shards, filled in as they start.
 pub type Addresses = Arc<[OnceLock<RingAddress>]>;
@@ -46,6 +62,12 @@ pub struct RingDriver {
     free: Vec<u32>,
     listeners: Vec<Listener>,
     accepting: bool,
+    lingering: VecDeque<Lingering>,
+    waiting_connections: VecDeque<ConnectionOperation>,
+    waiting_disk: VecDeque<DiskOperation>,
+    disk_in_flight: usize,
+    /// Contexts that connections leave to the disk.
+    disk_reserve: usize,
     /// Written, not yet flushed: (token, file, bytes).
     flushing: Vec<(u64, FileId, usize)>,
     preparer: Preparer,
@@ -85,6 +107,11 @@ impl RingDriver {
                 })
                 .collect(),
             accepting: true,
+            lingering: VecDeque::new(),
+            waiting_connections: VecDeque::new(),
+            waiting_disk: VecDeque::new(),
+            disk_in_flight: 0,
+            disk_reserve: DISK_OPERATIONS,
             flushing: Vec::new(),
             preparer,
             prepared: mpsc::channel(),
@@ -103,6 +130,12 @@ impl RingDriver {
     /// Something that wakes this driver from another thread.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    /// The disk goes first: acks wait for it.
+    fn start_waiting(&mut self) {
+        self.start_disk();
+        self.start_connections();
     }
 
     fn translate(&mut self, completion: Completion) {
@@ -124,70 +157,36 @@ impl RingDriver {
                 }
             }
             Completion::Received { token, data } => {
-                let conn = ConnId(token & !CLASS_MASK);
-                match self.peer(conn) {
-                    Some(_) => self.ready.push_back(Event::Received { conn, data }),
-                    None => self.ring.recycle(data),
-                }
+                self.received_from(ConnId(token & !CLASS_MASK), data)
             }
             Completion::RecvEnded { token, result } => {
-                let conn = ConnId(token & !CLASS_MASK);
-                if self.peer(conn).is_none() {
-                    return;
-                }
-                let paused = match &result {
-                    Err(e) => matches!(
-                        e.raw_os_error(),
-                        Some(libc_codes::ECANCELED | libc_codes::ENOBUFS)
-                    ),
-                    Ok(()) => false,
-                };
-                self.ready.push_back(if paused {
-                    Event::RecvPaused { conn }
-                } else {
-                    Event::RecvClosed { conn }
-                });
+                self.receive_ended(ConnId(token & !CLASS_MASK), result)
             }
             Completion::Sent {
                 token,
                 data,
                 result,
             } => self.sent(ConnId(token & !CLASS_MASK), data, result),
-            Completion::Written { token, result } => match result {
-                Ok(bytes)
-                    if self.sync_method == SyncMethod::Fdatasync
-                        && self.flushing.iter().any(|(t, ..)| *t == token) =>
-                {
-                    self.flush_behind(token, bytes);
-                }
-                result => {
-                    self.flushing.retain(|(t, ..)| *t != token);
-                    self.ready.push_back(Event::Written { token, result });
-                }
-            },
-            Completion::Synced { token, result } if token & CLASS_MASK == CLASS_FLUSH => {
-                let token = token & !CLASS_MASK;
-                let Some(at) = self.flushing.iter().position(|(t, ..)| *t == token) else {
-                    return;
-                };
-                let (_, _, bytes) = self.flushing.swap_remove(at);
-                self.ready.push_back(Event::Written {
-                    token,
-                    result: result.map(|()| bytes),
-                });
+            Completion::Written { token, result } => {
+                self.disk_in_flight -= 1;
+                self.written(token, result);
             }
             Completion::Synced { token, result } => {
-                self.ready.push_back(Event::Synced { token, result })
+                self.disk_in_flight -= 1;
+                self.synced(token, result);
             }
             Completion::Read {
                 token,
                 buffer,
                 result,
-            } => self.ready.push_back(Event::Read {
-                token,
-                buffer,
-                result,
-            }),
+            } => {
+                self.disk_in_flight -= 1;
+                self.ready.push_back(Event::Read {
+                    token,
+                    buffer,
+                    result,
+                });
+            }
             Completion::Woken { .. } => {}
         }
     }
@@ -205,19 +204,8 @@ impl Driver for RingDriver {
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> ConnId {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.peers.push(Peer {
-                generation: 0,
-                socket: None,
-                sent: 0,
-            });
-            self.peers.len() as u32 - 1
-        });
-        let peer = &mut self.peers[index as usize];
-        peer.generation = (peer.generation + 1) & GENERATION_MASK;
-        peer.socket = Some(Rc::new(socket));
-        let conn = ConnId((u64::from(peer.generation) << 32) | u64::from(index));
-        self.start_recv(conn);
+        let conn = self.new_peer(socket);
+        self.on_connection(ConnectionOperation::Receive(conn));
         conn
     }
 
@@ -230,27 +218,33 @@ impl Driver for RingDriver {
     }
 
     fn pause(&mut self, conn: ConnId) {
-        let _ = self.ring.cancel(CLASS_RECV | conn.0);
+        self.on_connection(ConnectionOperation::Pause(conn));
     }
 
     fn resume(&mut self, conn: ConnId) {
-        self.start_recv(conn);
+        self.on_connection(ConnectionOperation::Receive(conn));
     }
 
     fn send(&mut self, conn: ConnId, data: Vec<u8>) {
         if let Some(peer) = self.peer(conn) {
             peer.sent = 0;
         }
-        self.start_send(conn, data, 0);
+        self.on_connection(ConnectionOperation::Send {
+            conn,
+            data,
+            from: 0,
+        });
     }
 
     fn close(&mut self, conn: ConnId) {
-        let Some(peer) = self.peer(conn) else { return };
         // The shutdown ends whatever is in flight; each operation holds the socket until its completion.
-        if let Some(socket) = peer.socket.take() {
+        if let Some(socket) = self.release_peer(conn) {
             uring::socket::shutdown(&socket);
         }
-        self.free.push((conn.0 & 0xffff_ffff) as u32);
+    }
+
+    fn finish(&mut self, conn: ConnId) {
+        self.linger(conn);
     }
 
     fn stop_accepting(&mut self) {
@@ -270,15 +264,21 @@ impl Driver for RingDriver {
         token: u64,
     ) {
         debug_assert_eq!(token & CLASS_MASK, CLASS_SHARD);
-        match self.sync_method {
-            SyncMethod::Dsync => {
-                self.start_write(file, offset, buffer, range, WriteDurability::Dsync, token)
-            }
+        let durability = match self.sync_method {
+            SyncMethod::Dsync => WriteDurability::Dsync,
             SyncMethod::Fdatasync => {
                 self.flushing.push((token, file, 0));
-                self.start_write(file, offset, buffer, range, WriteDurability::None, token);
+                WriteDurability::None
             }
-        }
+        };
+        self.on_disk(DiskOperation::Write {
+            file,
+            offset,
+            buffer,
+            range,
+            durability,
+            token,
+        });
     }
 
     fn write(
@@ -289,24 +289,28 @@ impl Driver for RingDriver {
         range: Range<usize>,
         token: u64,
     ) {
-        self.start_write(file, offset, buffer, range, WriteDurability::None, token);
+        self.on_disk(DiskOperation::Write {
+            file,
+            offset,
+            buffer,
+            range,
+            durability: WriteDurability::None,
+            token,
+        });
     }
 
     fn sync(&mut self, file: FileId, token: u64) {
-        let file = Rc::clone(&self.files[file.0 as usize]);
-        if let Err(error) = self.ring.fdatasync(file, token) {
-            self.ready.push_back(Event::Synced {
-                token,
-                result: Err(error),
-            });
-        }
+        self.on_disk(DiskOperation::Sync { file, token });
     }
 
     fn read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize, token: u64) {
-        let file = Rc::clone(&self.files[file.0 as usize]);
-        self.ring
-            .read(file, offset, buffer, len, token)
-            .expect("the operation pool is sized for every read buffer there is");
+        self.on_disk(DiskOperation::Read {
+            file,
+            offset,
+            buffer,
+            len,
+            token,
+        });
     }
 
     fn prepare_segment(
@@ -346,13 +350,14 @@ impl Driver for RingDriver {
         events: &mut Vec<Event<OwnedFd, Received>>,
     ) -> io::Result<()> {
         self.take_prepared();
-        let retry_at = self.rearm();
+        let (retry_at, linger_until) = (self.rearm(), self.end_late_lingering());
+        self.start_waiting();
         let wait = match patience {
             Patience::Sleep(time) if self.ready.is_empty() => {
-                let until_retry = retry_at.map(|at| {
+                let due = retry_at.into_iter().chain(linger_until).min().map(|at| {
                     Duration::from_nanos(at.saturating_sub(uring::clock::monotonic_ns()))
                 });
-                Wait::Sleep(until_retry.map_or(time, |t| t.min(time)))
+                Wait::Sleep(due.map_or(time, |t| t.min(time)))
             }
             _ => Wait::No,
         };
@@ -362,6 +367,8 @@ impl Driver for RingDriver {
             self.translate(completion);
         }
         self.completions = completions;
+        // What has ended makes room.
+        self.start_waiting();
         self.take_prepared();
         events.extend(self.ready.drain(..));
         result

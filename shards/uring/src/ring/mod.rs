@@ -266,6 +266,20 @@ impl Ring {
         self.slots.callers_free()
     }
 
+    /// Whether the next operation can be started, with `spare` contexts left over for others. A queue that is full is
+    /// submitted first; an error is the kernel's refusal of that.
+    ///
+    /// After `Ok(true)` a submit call does not return Err(WouldBlock), so nothing that it was given is lost.
+    pub fn has_room(&mut self, spare: usize) -> io::Result<bool> {
+        if self.slots.callers_free() <= spare {
+            return Ok(false);
+        }
+        if self.uring.submission().is_full() {
+            self.submit()?;
+        }
+        Ok(!self.uring.submission().is_full())
+    }
+
     fn start(&mut self, token: u64, operation: Operation) -> io::Result<()> {
         let Some(id) = self.slots.claim(token, operation) else {
             return Err(io::Error::new(
