@@ -16,6 +16,8 @@ pub struct Connection {
     pub input: Vec<u8>,
     /// How long `input` must get before parsing it again makes sense.
     pub needed: usize,
+    /// How much of the unfinished request in `input` is understood (HTTP).
+    pub progress: wire::http::Progress,
     pub out: Outbox,
     /// Jobs that will answer here.
     pub jobs: u32,
@@ -53,6 +55,7 @@ impl Connection {
             authorised,
             input: Vec::new(),
             needed: 0,
+            progress: wire::http::Progress::default(),
             out: Outbox::new(order),
             jobs: 0,
             heavy: 0,

@@ -36,7 +36,7 @@ impl<S> Core<S> {
         };
         let mut used = 0;
         while used < bytes.len() && !conn.stalled && !conn.closing && !self.must_wait(conn) {
-            match http::parse(&bytes[used..], &limits) {
+            match http::parse_on(&bytes[used..], &limits, &mut conn.progress) {
                 Parsed::Incomplete {
                     needed,
                     expects_continue,

@@ -19,7 +19,11 @@ fn request(first: &str, fields: &[&str], body: &str) -> String {
 
 /// One line for what `parse` found.
 fn shown(text: &str) -> String {
-    match parse(text.as_bytes(), &LIMITS) {
+    described(parse(text.as_bytes(), &LIMITS), text)
+}
+
+fn described(parsed: Parsed<'_>, text: &str) -> String {
+    match parsed {
         Parsed::Incomplete {
             expects_continue, ..
         } => {
@@ -92,6 +96,37 @@ fn check(text: &str, expected: &str) {
             part.starts_with("incomplete") || part == whole,
             "split at {split} of {text:?}\n found: {part}\nwanted: {whole}"
         );
+        // In two pieces it is what it is in one.
+        let mut progress = Progress::default();
+        if let Parsed::Incomplete { .. } =
+            parse_on(&text.as_bytes()[..split], &LIMITS, &mut progress)
+        {
+            let went_on = parse_on(text.as_bytes(), &LIMITS, &mut progress);
+            assert_eq!(
+                described(went_on, text),
+                whole,
+                "cut at {split} of {text:?}"
+            );
+        }
+    }
+    // Nor does it matter that every byte came alone.
+    let mut progress = Progress::default();
+    for split in 0..=text.len() {
+        let Some(part) = text.get(..split) else {
+            continue;
+        };
+        let at_once = parse(part.as_bytes(), &LIMITS);
+        let needed = |parsed: &Parsed<'_>| match parsed {
+            Parsed::Incomplete { needed, .. } => *needed,
+            _ => 0,
+        };
+        let went_on = parse_on(part.as_bytes(), &LIMITS, &mut progress);
+        assert_eq!(needed(&went_on), needed(&at_once), "{part:?}");
+        let incomplete = matches!(went_on, Parsed::Incomplete { .. });
+        assert_eq!(described(went_on, part), described(at_once, part));
+        if !incomplete {
+            break;
+        }
     }
 }
 

@@ -174,6 +174,33 @@ proptest! {
     }
 
     #[test]
+    fn a_chunked_body_is_read_alike_however_it_was_cut(
+        chunks in vec((0usize..40, "[0-9a-fA-F]{0,1}", "(;x)?", any::<bool>()), 0..12),
+        cuts in vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let mut text = b"POST /v1/streams/s/records/k HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for (size, digit, extension, good) in &chunks {
+            let digit = if *good { "" } else { digit };
+            text.extend_from_slice(format!("{size:x}{digit}{extension}\r\n").as_bytes());
+            text.extend(std::iter::repeat_n(b'x', *size));
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(b"0\r\n\r\nGET /");
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len())).collect();
+        cuts.push(text.len());
+        cuts.sort_unstable();
+        let mut progress = http::Progress::default();
+        for cut in cuts {
+            let went_on = http::parse_on(&text[..cut], &HTTP, &mut progress);
+            let at_once = http::parse(&text[..cut], &HTTP);
+            prop_assert_eq!(format!("{went_on:?}"), format!("{at_once:?}"));
+            if !matches!(went_on, http::Parsed::Incomplete { .. }) {
+                break;
+            }
+        }
+    }
+
+    #[test]
     fn nothing_panics_on_almost_http(
         method in "(GET|POST|PUT|DELETE|HEAD|X)",
         target in "(/v1/streams/|/v1/)?[ -~]{0,30}",

@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use crate::{Code, Condition, ContentType, Cursor, Durability, Policy, Refusal};
-use chunked::Chunks;
+use chunked::{Measured, NotWhole};
 use head::{Framing, Head};
 
 /// Most header fields of a request.
@@ -243,8 +243,58 @@ fn close(code: Code, message: impl Into<String>, head: bool) -> Parsed<'static> 
     }
 }
 
+/// How much of an unfinished request is understood already, for [`parse_on`].
+///
+/// It is a shortcut and decides nothing: the answer is the one that [`parse`] gives for the same bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress(Option<Unfinished>);
+
+/// A request whose head is whole and good, and whose body is not there yet.
+#[derive(Clone, Copy, Debug)]
+struct Unfinished {
+    head_bytes: usize,
+    is_head: bool,
+    framing: Framing,
+    expects_continue: bool,
+    measured: Measured,
+}
+
+impl Unfinished {
+    /// What stands behind the head now; None: the body is whole.
+    fn look(&mut self, bytes: &[u8], limits: &Limits) -> Option<Parsed<'static>> {
+        let behind = &bytes[self.head_bytes..];
+        match body_end(self.framing, behind, limits, &mut self.measured) {
+            Ok(_) => None,
+            Err(NotWhole::Incomplete { needed }) => Some(Parsed::Incomplete {
+                needed: self.head_bytes + needed,
+                expects_continue: self.expects_continue && behind.is_empty(),
+            }),
+            Err(why) => Some(refuse_body(&why, limits, self.is_head)),
+        }
+    }
+}
+
 /// Reads what stands at the start of `bytes`.
 pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
+    parse_on(bytes, limits, &mut Progress::default())
+}
+
+/// The same for bytes that grow. `progress` is of an earlier look at a shorter beginning of the same bytes, or new; after
+/// any answer but [`Parsed::Incomplete`] it is new again.
+///
+/// A body is looked at once as it arrives and once more when it is whole, however many pieces it comes in.
+pub fn parse_on<'a>(bytes: &'a [u8], limits: &Limits, progress: &mut Progress) -> Parsed<'a> {
+    let mut measured = Measured::default();
+    if let Some(mut unfinished) = progress.0.take() {
+        match unfinished.look(bytes, limits) {
+            Some(incomplete @ Parsed::Incomplete { .. }) => {
+                progress.0 = Some(unfinished);
+                return incomplete;
+            }
+            Some(refused) => return refused,
+            None => measured = unfinished.measured,
+        }
+    }
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut line = httparse::Request::new(&mut []);
     // Only the allowed head is looked at, so that how much has arrived behind it changes nothing.
@@ -291,16 +341,10 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
         Err(why) => return close(Code::Malformed, why, is_head),
     };
     let behind = &bytes[head_bytes..];
-    let body = match body_of(&head, behind, limits) {
-        Ok(body) => body,
-        Err(refusal) => {
-            return Parsed::Refused {
-                consumed: None,
-                refusal: *refusal,
-                allow: None,
-                head: is_head,
-            };
-        }
+    let body_end = match body_end(head.framing, behind, limits, &mut measured) {
+        Ok(end) => Ok(end),
+        Err(NotWhole::Incomplete { needed }) => Err(needed),
+        Err(why) => return refuse_body(&why, limits, is_head),
     };
     let routed = match &head.refusal {
         Some(refusal) => Err(refusal.clone().into()),
@@ -317,14 +361,25 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
             head: is_head,
         };
     }
-    let (body_end, body) = match body {
-        Body::Whole { end, body } => (end, body),
-        Body::Incomplete { needed } => {
+    let body_end = match body_end {
+        Ok(end) => end,
+        Err(needed) => {
+            progress.0 = Some(Unfinished {
+                head_bytes,
+                is_head,
+                framing: head.framing,
+                expects_continue,
+                measured,
+            });
             return Parsed::Incomplete {
                 needed: head_bytes + needed,
                 expects_continue: expects_continue && behind.is_empty(),
             };
         }
+    };
+    let body = match head.framing {
+        Framing::Length(_) => Cow::Borrowed(&behind[..body_end]),
+        Framing::Chunked => Cow::Owned(chunked::decode(behind, limits.body_bytes_max, &measured)),
     };
     let consumed = head_bytes + body_end;
     let filled = routed.and_then(|mut route| {
@@ -352,54 +407,44 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
     }
 }
 
-enum Body<'a> {
-    Incomplete { needed: usize },
-    Whole { end: usize, body: Cow<'a, [u8]> },
+/// Where the body behind a head ends, once it is there. Too large is known from the first length that says so.
+fn body_end(
+    framing: Framing,
+    behind: &[u8],
+    limits: &Limits,
+    measured: &mut Measured,
+) -> Result<usize, NotWhole> {
+    match framing {
+        Framing::Length(length) => {
+            let end = usize::try_from(length)
+                .ok()
+                .filter(|length| *length <= limits.body_bytes_max)
+                .ok_or(NotWhole::TooLarge)?;
+            if behind.len() < end {
+                return Err(NotWhole::Incomplete { needed: end });
+            }
+            Ok(end)
+        }
+        Framing::Chunked => chunked::measure(behind, limits.body_bytes_max, measured),
+    }
 }
 
-/// The body behind a head, as far as it has arrived. Too large is known from the first length that says so.
-fn body_of<'a>(
-    head: &Head<'_>,
-    behind: &'a [u8],
-    limits: &Limits,
-) -> Result<Body<'a>, Box<Refusal>> {
-    let too_large = || {
-        Box::new(Refusal::new(
+#[cold]
+fn refuse_body(why: &NotWhole, limits: &Limits, head: bool) -> Parsed<'static> {
+    match why {
+        NotWhole::Malformed(what) => close(
+            Code::Malformed,
+            format!("{what}: check the chunked body against RFC 9112, section 7.1"),
+            head,
+        ),
+        _ => close(
             Code::TooLarge,
             format!(
                 "body is over {} bytes: send less at a time",
                 limits.body_bytes_max
             ),
-        ))
-    };
-    match head.framing {
-        Framing::Length(length) => {
-            let Some(end) = usize::try_from(length)
-                .ok()
-                .filter(|length| *length <= limits.body_bytes_max)
-            else {
-                return Err(too_large());
-            };
-            Ok(match behind.get(..end) {
-                Some(body) => Body::Whole {
-                    end,
-                    body: Cow::Borrowed(body),
-                },
-                None => Body::Incomplete { needed: end },
-            })
-        }
-        Framing::Chunked => match chunked::decode(behind, limits.body_bytes_max) {
-            Chunks::Incomplete { needed } => Ok(Body::Incomplete { needed }),
-            Chunks::Whole { end, body } => Ok(Body::Whole {
-                end,
-                body: Cow::Owned(body),
-            }),
-            Chunks::TooLarge => Err(too_large()),
-            Chunks::Malformed(what) => Err(Box::new(Refusal::new(
-                Code::Malformed,
-                format!("{what}: check the chunked body against RFC 9112, section 7.1"),
-            ))),
-        },
+            head,
+        ),
     }
 }
 
