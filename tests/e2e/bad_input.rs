@@ -302,3 +302,48 @@ fn a_client_that_never_reads_costs_bounded_memory_and_nobody_else() {
         server.stop();
     }
 }
+
+#[test]
+fn a_refusal_in_the_middle_of_a_request_is_read_whole() {
+    let data = directory();
+    let mut server = Server::start(data.path(), 1);
+    let head = "POST /v1/streams/s/records/k HTTP/1.1\r\nHost: x\r\n";
+    let cases = [
+        (format!("{head}Content-Length: {}\r\n\r\n", 64 << 20), "413"),
+        (
+            format!("{head}Transfer-Encoding: chunked\r\n\r\nfffffff\r\n"),
+            "413",
+        ),
+        (
+            format!("{head}Content-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+            "400",
+        ),
+        ("nonsense\r\n\r\n".to_owned(), "400"),
+    ];
+    for round in 0..5 {
+        for (start, status) in &cases {
+            let mut socket = TcpStream::connect(server.http).expect("it listens");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            socket.write_all(start.as_bytes()).expect("taken");
+            // The rest of the body, sent by a client that does not look for an answer before it is done.
+            socket.write_all(&vec![b'x'; 2 << 20]).unwrap_or_else(|e| {
+                panic!("round {round}, {start:?}: the connection was reset ({e})")
+            });
+            let mut answer = String::new();
+            socket
+                .read_to_string(&mut answer)
+                .unwrap_or_else(|e| panic!("round {round}, {start:?}: no whole answer ({e})"));
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with('}'),
+                "{start:?}: {answer}"
+            );
+        }
+    }
+    // Of the native protocol: a length that no frame has, and more.
+    let mut socket = native_socket(&server);
+    socket.write_all(&[0xff; 1 << 20]).expect("taken");
+    next_code(&mut socket);
+    assert_eq!(socket.read(&mut [0; 8]).expect("an orderly end"), 0);
+    assert_healthy(&mut server, "large refused requests");
+    server.stop();
+}
