@@ -144,6 +144,15 @@ struct Inbound<S> {
     next: usize,
 }
 
+/// Who waits for room in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiter {
+    /// A connection, stalled on an append.
+    Connection(ConnId),
+    /// The first of the other shards' requests.
+    Inbound,
+}
+
 /// See the module's header.
 pub struct Core<S> {
     pub(crate) id: usize,
@@ -173,7 +182,10 @@ pub struct Core<S> {
     pub(crate) touched: Vec<ConnId>,
     /// Connections with gated replies.
     pub(crate) gated: Vec<ConnId>,
-    pub(crate) stalled: Vec<ConnId>,
+    /// Who waits for room in the log, in the order in which they came. Only the first may take buffers.
+    line: VecDeque<Waiter>,
+    /// The other shards' requests stand in the line.
+    inbound_waits: bool,
     pub(crate) latency: Latency,
     pub(crate) metrics: ShardMetrics,
     pub(crate) hops: u64,
@@ -217,7 +229,8 @@ impl<S> Core<S> {
             inbound: VecDeque::new(),
             touched: Vec::new(),
             gated: Vec::new(),
-            stalled: Vec::new(),
+            line: VecDeque::new(),
+            inbound_waits: false,
             latency: Latency::default(),
             metrics: ShardMetrics::new(id),
             hops: 0,
@@ -344,8 +357,21 @@ impl<S> Core<S> {
         self.work_inbound();
     }
 
-    /// Serve other shards' requests until one has to wait for room.
+    /// Serve other shards' requests until one has to wait for room: then they stand in line.
     pub(crate) fn work_inbound(&mut self) {
+        if self.inbound_waits {
+            return;
+        }
+        self.serve_inbound();
+        if !self.inbound.is_empty() {
+            self.inbound_waits = true;
+            self.wait_in_line(Waiter::Inbound);
+        }
+    }
+
+    /// True if one was served.
+    fn serve_inbound(&mut self) -> bool {
+        let mut served = false;
         while let Some(mut inbound) = self.inbound.pop_front() {
             while let Some(Item::Ask { ticket, ask }) = inbound.parcel.items.get(inbound.next) {
                 let origin = Origin {
@@ -356,9 +382,52 @@ impl<S> Core<S> {
                 let ask = ask.map(|piece| &arena[piece.range()]);
                 if let Err(Later) = self.serve(origin, &ask) {
                     self.inbound.push_front(inbound);
-                    return;
+                    return served;
                 }
                 inbound.next += 1;
+                served = true;
+            }
+        }
+        served
+    }
+
+    /// A connection's append waits for room.
+    pub(crate) fn connection_waits(&mut self, id: ConnId) {
+        self.wait_in_line(Waiter::Connection(id));
+    }
+
+    fn wait_in_line(&mut self, waiter: Waiter) {
+        self.line.push_back(waiter);
+        self.partition.log.stand_in_line(true, false);
+    }
+
+    /// Try again what waits for room, in order, up to the first that still has to. One that got its room and wants more
+    /// stands at the end.
+    pub(crate) fn work_line(&mut self) {
+        while let Some(first) = self.line.pop_front() {
+            let others = self.line.len();
+            self.partition.log.stand_in_line(others > 0, true);
+            let got = match first {
+                Waiter::Connection(id) => self.retry(id),
+                Waiter::Inbound => {
+                    self.inbound_waits = false;
+                    let served = self.serve_inbound();
+                    if !self.inbound.is_empty() {
+                        self.inbound_waits = true;
+                        self.line.push_back(Waiter::Inbound);
+                    }
+                    served
+                }
+            };
+            let waits_on = self.line.len() > others;
+            if waits_on && !got {
+                self.line.rotate_right(1);
+            }
+            self.partition
+                .log
+                .stand_in_line(!self.line.is_empty(), false);
+            if waits_on && !got {
+                return;
             }
         }
     }

@@ -133,7 +133,7 @@ impl<S> Core<S> {
     /// The log has no room: keep the connection's input until it has.
     pub(crate) fn stall(&mut self, conn: &mut Connection) {
         conn.stalled = true;
-        self.stalled.push(conn.id);
+        self.connection_waits(conn.id);
     }
 
     /// Undo the start of a job whose request will be parsed again.

@@ -124,6 +124,17 @@ pub struct Log {
     now_ns: u64,
     opened_ns: u64,
     unit_bytes_max: usize,
+    line: Line,
+}
+
+/// Who may take batch buffers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    /// Requests wait for buffers: others get none, or large units would wait for ever while small ones take each buffer
+    /// that becomes free.
+    waits: bool,
+    /// The first of them asks now.
+    turn: bool,
 }
 
 /// What recovery hands over: where the log continues and on which files.
@@ -159,6 +170,7 @@ impl Log {
             wal::writer::unit_bytes_max(start.segment_bytes as usize, pool.bytes_each());
         Log {
             unit_bytes_max,
+            line: Line::default(),
             now_ns: 0,
             opened_ns: 0,
             identity: start.identity,
@@ -293,6 +305,9 @@ impl Log {
         if self.failed.is_some() {
             return Err(Blocked::Failed);
         }
+        if self.line.waits && !self.line.turn {
+            return Err(Blocked::Buffers);
+        }
         let batches = self.batches_of(bytes, largest);
         while self.pool.available() < batches {
             if !self.evict_one() {
@@ -302,7 +317,15 @@ impl Log {
         if self.writer.is_open() {
             self.freeze(true);
         }
-        self.open(bytes)
+        self.open(bytes)?;
+        self.line.turn = false;
+        Ok(())
+    }
+
+    /// `waits`: requests stand in line for room, and only an append that needs no new buffer may overtake them. `turn`: what
+    /// comes now is the first of them, until it has got what it needs.
+    pub fn stand_in_line(&mut self, waits: bool, turn: bool) {
+        self.line = Line { waits, turn };
     }
 
     fn open(&mut self, least_room: usize) -> Result<(), Blocked> {

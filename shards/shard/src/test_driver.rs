@@ -30,8 +30,8 @@ pub const PAYLOAD_BYTES_MAX: u32 = 300 << 10;
 pub struct TestDriver {
     pub files: Vec<Vec<u8>>,
     events: Vec<Event<(), Vec<u8>>>,
-    /// Durable writes wait here while `hold_writes`.
-    pub held_writes: Vec<u64>,
+    /// Durable writes wait here while `hold_writes`: token and length.
+    pub held_writes: Vec<(u64, usize)>,
     /// When each durable write was started.
     pub write_times_ns: Vec<u64>,
     pub hold_writes: bool,
@@ -70,12 +70,27 @@ impl TestDriver {
     /// Let the writes that were held end well.
     pub fn let_writes_end(&mut self, bytes: impl Fn(u64) -> usize) {
         self.hold_writes = false;
-        for token in std::mem::take(&mut self.held_writes) {
+        for (token, _) in std::mem::take(&mut self.held_writes) {
             self.events.push(Event::Written {
                 token,
                 result: Ok(bytes(token)),
             });
         }
+    }
+}
+
+impl TestDriver {
+    /// Let the write that has been held for longest end well; false: there is none.
+    pub fn let_one_write_end(&mut self) -> bool {
+        if self.held_writes.is_empty() {
+            return false;
+        }
+        let (token, count) = self.held_writes.remove(0);
+        self.events.push(Event::Written {
+            token,
+            result: Ok(count),
+        });
+        true
     }
 }
 
@@ -137,7 +152,7 @@ impl Driver for TestDriver {
         }
         self.store(file, offset, &buffer[range]);
         if self.hold_writes {
-            self.held_writes.push(token);
+            self.held_writes.push((token, count));
         } else {
             self.events.push(Event::Written {
                 token,

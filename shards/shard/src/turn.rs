@@ -123,7 +123,8 @@ impl<D: Driver> Shard<D> {
             self.last_work_ns = self.core.now.monotonic_ns;
         }
         self.core.work_answers();
-        self.retry_stalled();
+        // Now that buffers may be free.
+        self.core.work_line();
         self.flush();
         self.housekeeping();
         self.core.metrics.turn();
@@ -364,16 +365,6 @@ impl<D: Driver> Shard<D> {
             self.core.work_inbound();
         }
         any
-    }
-
-    /// Connections whose append had to wait, now that buffers may be free.
-    fn retry_stalled(&mut self) {
-        if self.core.stalled.is_empty() {
-            return;
-        }
-        for id in std::mem::take(&mut self.core.stalled) {
-            self.core.retry(id);
-        }
     }
 
     /// Hand everything that was decided to the driver.

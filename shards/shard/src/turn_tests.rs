@@ -413,3 +413,51 @@ fn the_scrub_finds_a_flipped_bit_in_a_sealed_segment_and_says_so_once_a_round() 
         "the shard goes on"
     );
 }
+
+#[test]
+fn a_unit_of_many_buffers_has_its_turn_on_a_saturated_disk() {
+    let mut shard = shard(Vec::new(), 1, 64);
+    let big = shard.connect();
+    let small: Vec<u64> = (0..40).map(|_| shard.connect()).collect();
+    shard.turns(5);
+    shard.driver.hold_writes = true;
+    // Each fills a batch; each is asked again as soon as it is answered. One write ends in a turn.
+    let post = post("k", "", &[b'x'; 290 << 10]);
+    let mut answers = vec![0; small.len()];
+    let turn = |shard: &mut crate::turn::Shard<_>, answers: &mut [u32]| {
+        for (client, answers) in small.iter().zip(&mut *answers) {
+            if *answers == 0 || shard.heard(*client).starts_with("HTTP/1.1 201") {
+                *answers += 1;
+                shard.say(*client, &post);
+            }
+        }
+        shard.driver.let_one_write_end();
+        shard.turn();
+    };
+    for _ in 0..60 {
+        turn(&mut shard, &mut answers);
+    }
+    assert!(
+        shard.core.partition.log.in_flight() == 8,
+        "the disk is saturated"
+    );
+    let lines = "{\"key\":\"k\",\"value\":1}\n".repeat(1_000_000 / 22);
+    shard.say(big, format!(
+        "POST /v1/streams/s/records HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{lines}",
+        lines.len()
+    ));
+    // Those that stand in line before it, and the buffers that it needs.
+    let turns = (0..120).position(|_| {
+        turn(&mut shard, &mut answers);
+        shard.heard(big).starts_with("HTTP/1.1 200")
+    });
+    assert!(turns.is_some(), "it starves");
+    let before = answers.clone();
+    for _ in 0..120 {
+        turn(&mut shard, &mut answers);
+    }
+    assert!(
+        answers.iter().zip(&before).all(|(now, then)| now > then),
+        "and so does no other: {before:?}, {answers:?}"
+    );
+}
