@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use wire::native::ReplyMark;
 use wire::{Code, Refusal, Topology, slot};
@@ -70,6 +70,15 @@ pub struct Shared {
     pub load: Vec<AtomicU32>,
     /// `RECOVERING`, `READY` or `STOPPED` for each shard.
     pub ready: Vec<AtomicU32>,
+    /// Shards that drain and have nothing more to ask of the others: none ends before all have.
+    pub settled: Vec<AtomicBool>,
+}
+
+impl Shared {
+    /// The shard will ask the others nothing any more.
+    pub fn settle(&self, shard: usize) {
+        self.settled[shard].store(true, Ordering::Release);
+    }
 }
 
 /// What a shard says of itself to the others, in `Shared::ready`.
@@ -193,7 +202,7 @@ pub struct Core<S> {
     pub(crate) versions: Vec<u32>,
     pub(crate) split: Vec<(Vec<u8>, u32)>,
     pub(crate) draining: bool,
-    pub(crate) drain_since_ns: Option<u64>,
+    pub(crate) drain_since_ns: u64,
     pub(crate) outside: crate::gauges::Outside,
     /// Held for all connections, as of the last housekeeping.
     pub(crate) unsent_bytes: u64,
@@ -237,7 +246,7 @@ impl<S> Core<S> {
             versions: Vec::new(),
             split: (0..shards).map(|_| (Vec::new(), 0)).collect(),
             draining: false,
-            drain_since_ns: None,
+            drain_since_ns: 0,
             outside: crate::gauges::Outside::default(),
             unsent_bytes: 0,
             unparsed_bytes: 0,
@@ -582,6 +591,17 @@ impl<S> Core<S> {
     pub(crate) fn snapshot(&mut self) -> ShardSnapshot {
         crate::gauges::update(self);
         self.metrics.snapshot()
+    }
+
+    /// This shard asks the others nothing any more.
+    pub(crate) fn settle(&self) {
+        self.shared.settle(self.id);
+    }
+
+    /// No shard has anything more to ask of this one.
+    pub(crate) fn all_settled(&self) -> bool {
+        let settled = &self.shared.settled;
+        settled.iter().all(|s| s.load(Ordering::Acquire))
     }
 
     pub(crate) fn is_process_ready(&self) -> bool {

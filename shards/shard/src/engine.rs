@@ -466,6 +466,9 @@ fn shared(config: &EngineConfig, store: &Store, ports: &Ports) -> Shared {
         ready: (0..superblock.logs.len())
             .map(|_| AtomicU32::new(0))
             .collect(),
+        settled: (0..superblock.logs.len())
+            .map(|_| AtomicBool::new(false))
+            .collect(),
     }
 }
 
@@ -535,6 +538,15 @@ fn listen(config: &EngineConfig, shards: usize) -> Result<(Listeners, Ports), Op
     Ok((all, ports))
 }
 
+/// A shard that is gone, whatever ended it, asks nothing any more: the others may end.
+struct SettledAtTheEnd(usize, Arc<Shared>);
+
+impl Drop for SettledAtTheEnd {
+    fn drop(&mut self) {
+        self.1.settle(self.0);
+    }
+}
+
 /// A shard's thread: build, recover, turn until drained. Returns the durable lsn.
 fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u64, String> {
     if let Some(core) = seed.core
@@ -554,7 +566,7 @@ fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u6
     }
     let (shard_number, stop) = (seed.shard, Arc::clone(&seed.stop));
     let recover = seed.recover.clone();
-    let metrics = Arc::clone(&seed.shared);
+    let _settled = SettledAtTheEnd(shard_number, Arc::clone(&seed.shared));
     let (mut shard, files) = match build(seed) {
         Ok((shard, files, started)) => {
             let _ = tell.send(Ok(started));
@@ -566,7 +578,6 @@ fn run(seed: Seed, tell: &mpsc::Sender<Result<Started, OpenError>>) -> Result<u6
             return Err(why);
         }
     };
-    drop(metrics);
     match shard.recover(&files, &recover) {
         Ok(report) => {
             tracing::info!(

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use uring::{Buffer, BufferPool};
@@ -18,7 +18,8 @@ use wire::{ShardRoute, Topology};
 use crate::assemble::{Parts, assemble};
 use crate::core::{Bounds, Shared};
 use crate::driver::{ConnId, Door, Driver, Event, FileId, LogFiles, Now, Patience};
-use crate::mailbox;
+use crate::hop::Parcel;
+use crate::mailbox::{self, Mailbox};
 use crate::plan::{Plan, PlanInput};
 use crate::recover::{RecoverConfig, Recovered};
 use crate::turn::{Pace, Shard};
@@ -252,7 +253,57 @@ pub fn recovered(
     connections_max: u32,
     commit_window: Duration,
 ) -> (Shard<TestDriver>, Recovered) {
-    let mut files = files;
+    let shared = Arc::new(shared(1, connections_max));
+    let mailbox = mailbox::mesh(1, 8).pop().expect("one shard");
+    one_of(shared, mailbox, files, epoch, commit_window)
+}
+
+/// Two new shards of one store.
+pub fn two_shards(connections_max: u32) -> [Shard<TestDriver>; 2] {
+    let shared = Arc::new(shared(2, connections_max));
+    let mut both = mailbox::mesh(2, 8)
+        .into_iter()
+        .map(|mailbox| one_of(Arc::clone(&shared), mailbox, Vec::new(), 1, Duration::ZERO).0);
+    [both.next().expect("one"), both.next().expect("two")]
+}
+
+fn shared(shards: usize, connections_max: u32) -> Shared {
+    let routes = (0..shards as u16).map(|shard| {
+        let slots = wire::slot::range_of_shard(shard, shards as u16);
+        ShardRoute {
+            shard,
+            log: shard.into(),
+            slot_first: *slots.start(),
+            slot_last: *slots.end(),
+            address: "test".into(),
+            native_port: 1,
+        }
+    });
+    Shared {
+        store: "test".into(),
+        topology: Topology {
+            store: "test".into(),
+            map_epoch: 1,
+            shards: routes.collect(),
+        },
+        logs: (0..shards as u32).collect(),
+        timeline: 1,
+        token: None,
+        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        bounds: Bounds::new(PAYLOAD_BYTES_MAX, SEGMENT_BYTES, connections_max),
+        load: (0..shards).map(|_| AtomicU32::new(0)).collect(),
+        ready: (0..shards).map(|_| AtomicU32::new(0)).collect(),
+        settled: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+    }
+}
+
+fn one_of(
+    shared: Arc<Shared>,
+    mailbox: Mailbox<Box<Parcel<()>>>,
+    mut files: Vec<Vec<u8>>,
+    epoch: u32,
+    commit_window: Duration,
+) -> (Shard<TestDriver>, Recovered) {
     files.resize_with(files.len().max(2), Vec::new);
     let mut known = LogFiles {
         segments: Vec::new(),
@@ -266,37 +317,18 @@ pub fn recovered(
     let input = PlanInput {
         memory_bytes: Some(1 << 30),
         shards: 1,
-        connections_max,
+        connections_max: shared.bounds.connections_max,
         payload_bytes_max: PAYLOAD_BYTES_MAX,
         segment_bytes: SEGMENT_BYTES,
         cache_bytes: Some(0),
     };
     let plan = Plan::new(&input).expect("memory enough");
-    let route = ShardRoute {
-        shard: 0,
-        log: 0,
-        slot_first: 0,
-        slot_last: 16383,
-        address: "test".into(),
-        native_port: 1,
-    };
-    let shared = Shared {
-        store: "test".into(),
-        topology: Topology {
-            store: "test".into(),
-            map_epoch: 1,
-            shards: vec![route],
-        },
-        logs: vec![0],
-        timeline: 1,
-        token: None,
-        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        bounds: Bounds::new(PAYLOAD_BYTES_MAX, SEGMENT_BYTES, connections_max),
-        load: vec![AtomicU32::new(0)],
-        ready: vec![AtomicU32::new(0)],
-    };
+    let number = mailbox.shard();
     let recover = RecoverConfig {
-        identity: identity(),
+        identity: LogIdentity {
+            number: number as u32,
+            ..identity()
+        },
         epoch,
         segment_bytes: SEGMENT_BYTES,
         segments_ahead: 2,
@@ -305,15 +337,15 @@ pub fn recovered(
     };
     let parts = Parts {
         scrub_bytes_per_second: 1 << 30,
-        shard: 0,
+        shard: number,
         pool: BufferPool::new(plan.batch_buffers, plan.batch_bytes).expect("memory"),
         plan,
-        shared: Arc::new(shared),
+        shared,
         recover: recover.clone(),
         digest_key: [3; 16],
         checkpoints: known.checkpoints,
         checkpoint_log_bytes: 1 << 40,
-        mailbox: mailbox::mesh(1, 8).pop().expect("one shard"),
+        mailbox,
         driver: TestDriver::new(files),
         pace: Pace {
             spin: Duration::ZERO,

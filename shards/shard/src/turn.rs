@@ -43,6 +43,8 @@ pub(crate) const REFUSED_AT_ONCE: usize = 64;
 /// Looks at the ring between two yields of a spin.
 const LOOKS_PER_YIELD: usize = 4;
 const HOUSEKEEPING_NS: u64 = 10_000_000;
+/// Clients that take their last replies more slowly than this lose them.
+const DRAIN_MAX_NS: u64 = 2_000_000_000;
 /// A connection is handed over when this shard has so many more than the least loaded one.
 const SKEW_MAX: u32 = 4;
 
@@ -494,6 +496,7 @@ impl<D: Driver> Shard<D> {
         if !self.stopping {
             self.stopping = true;
             self.core.draining = true;
+            self.core.drain_since_ns = self.driver.now().monotonic_ns;
             self.driver.stop_accepting();
         }
     }
@@ -502,16 +505,22 @@ impl<D: Driver> Shard<D> {
         if self.core.partition.log.is_dirty() && self.core.partition.log.failed().is_none() {
             return false;
         }
-        // What was taken is answered: other shards' questions, and own requests that others or the device still work on.
-        // Tails and their like may wait for long; they end with the connection.
+        // What was taken is answered: own requests that others or the device still work on. Tails and their like may wait
+        // for long; they end with the connection.
+        let owed = self
+            .core
+            .conns
+            .iter_mut()
+            .any(|c| c.out.has_unsent() || c.jobs > c.heavy);
+        let late = self.drain_is_late();
+        if owed && !late {
+            return false;
+        }
+        // Nothing is parsed any more, so nothing new comes up. But another shard may have requests under way that it asks
+        // of this one, or may not have heard of the drain yet: its questions are answered until it has none.
+        self.core.settle();
         let asked = self.core.has_inbound() || self.mailbox.waiting() > 0;
-        let owed = asked
-            || self
-                .core
-                .conns
-                .iter_mut()
-                .any(|c| c.out.has_unsent() || c.jobs > c.heavy);
-        if owed && !self.drain_is_late() {
+        if !self.core.all_settled() || (asked && !late) {
             return false;
         }
         // Behind a failed write no checkpoint can settle: what is there is what a restart reads.
@@ -525,10 +534,12 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Clients that do not take their last replies do not hold up the drain for long.
-    fn drain_is_late(&mut self) -> bool {
-        let now_ns = self.core.now.monotonic_ns;
-        let since = *self.core.drain_since_ns.get_or_insert(now_ns);
-        now_ns - since > 2_000_000_000
+    fn drain_is_late(&self) -> bool {
+        self.core
+            .now
+            .monotonic_ns
+            .saturating_sub(self.core.drain_since_ns)
+            > DRAIN_MAX_NS
     }
 
     /// Last lsn known to be on stable storage.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::test_driver::{get, post, recovered, shard};
+use crate::test_driver::{get, post, recovered, shard, two_shards};
 
 const RECORD: &str = "/v1/streams/s/records/k";
 
@@ -460,4 +460,42 @@ fn a_unit_of_many_buffers_has_its_turn_on_a_saturated_disk() {
         answers.iter().zip(&before).all(|(now, then)| now > then),
         "and so does no other: {before:?}, {answers:?}"
     );
+}
+
+#[test]
+fn a_drained_shard_answers_the_others_until_they_are_drained_too() {
+    for first in [0, 1] {
+        let mut shards = two_shards(8);
+        let second = 1 - first;
+        let key = (0..)
+            .map(|i| format!("k{i}"))
+            .find(|k| {
+                let slot = wire::slot::slot_of(k.as_bytes());
+                usize::from(wire::slot::shard_of_slot(slot, 2)) == first
+            })
+            .expect("half of all keys");
+        let client = shards[second].connect();
+        shards[second].turns(3);
+        shards[first].drain();
+        for _ in 0..50 {
+            assert!(shards[first].turn(), "the other may still ask");
+        }
+        // The other has not heard of the drain, or has the request in its mail already.
+        shards[second].say(client, post(&key, "", b"hops"));
+        shards[second].turn();
+        shards[second].drain();
+        let mut on = [true; 2];
+        for _ in 0..1_000 {
+            for (shard, on) in shards.iter_mut().zip(&mut on) {
+                *on = *on && shard.turn();
+            }
+        }
+        assert_eq!(on, [false; 2], "the drain ends");
+        assert!(shards[second].heard(client).starts_with("HTTP/1.1 201"));
+        assert_eq!(
+            shards[first].durable_lsn(),
+            2,
+            "the stream's policy and the record"
+        );
+    }
 }

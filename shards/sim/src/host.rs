@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use rand::Rng;
@@ -165,6 +165,7 @@ impl Host {
             bounds: Bounds::new(self.config.payload_bytes_max, self.config.segment_bytes, 64),
             load: (0..shards).map(|_| AtomicU32::new(0)).collect(),
             ready: (0..shards).map(|_| AtomicU32::new(0)).collect(),
+            settled: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         }
     }
 
