@@ -262,7 +262,13 @@ fn a_drain_ends_under_load_and_keeps_every_ack() {
     eventually("some load", || {
         (server.metric("pinion_records_total", 0) > 200.0).then_some(())
     });
+    // Half of the requests cross shards, in both directions.
+    let hops = |s| server.metric("pinion_mailbox_hops_total", s);
+    assert!(hops(0) > 10.0 && hops(1) > 10.0);
+    let started = std::time::Instant::now();
     server.stop();
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let acked: Vec<String> = writers
         .into_iter()
@@ -281,5 +287,6 @@ fn a_drain_ends_under_load_and_keeps_every_ack() {
             "{key} was acked and is lost"
         );
     }
+    assert_eq!(there.len(), acked.len(), "what was taken was answered");
     server.stop();
 }
