@@ -21,7 +21,7 @@ use crate::driver::{ConnId, Door, Driver, Event, FileId, LogFiles, Now, Patience
 use crate::hop::Parcel;
 use crate::mailbox::{self, Mailbox};
 use crate::plan::{Plan, PlanInput};
-use crate::recover::{RecoverConfig, Recovered};
+use crate::recover::{RecoverConfig, RecoverError, Recovered};
 use crate::turn::{Pace, Shard};
 
 pub const SEGMENT_BYTES: u64 = 4 << 20;
@@ -39,6 +39,8 @@ pub struct TestDriver {
     pub fail_writes: bool,
     /// Longest read that was asked for.
     pub longest_read: usize,
+    /// Every read: file, offset, length.
+    pub reads: Vec<(FileId, u64, usize)>,
     now_ns: u64,
     conns: u64,
     /// What each client has been sent; None once it is closed.
@@ -55,6 +57,7 @@ impl TestDriver {
             hold_writes: false,
             fail_writes: false,
             longest_read: 0,
+            reads: Vec::new(),
             now_ns: 1_000_000_000,
             conns: 0,
             clients: BTreeMap::new(),
@@ -189,6 +192,7 @@ impl Driver for TestDriver {
             buffer.len()
         );
         self.longest_read = self.longest_read.max(len);
+        self.reads.push((file, offset, len));
         let from = &self.files[file.0 as usize];
         let from = from.get((offset as usize).min(from.len())..).unwrap_or(&[]);
         let count = len.min(from.len());
@@ -255,15 +259,31 @@ pub fn recovered(
 ) -> (Shard<TestDriver>, Recovered) {
     let shared = Arc::new(shared(1, connections_max));
     let mailbox = mailbox::mesh(1, 8).pop().expect("one shard");
-    one_of(shared, mailbox, files, epoch, commit_window)
+    let (mut shard, report) = one_of(shared, mailbox, files, epoch, commit_window);
+    let report = report.expect("an undamaged log");
+    shard.start();
+    (shard, report)
+}
+
+/// What a recovery of these files says, and the reads that it made.
+pub fn recovery_of(
+    files: Vec<Vec<u8>>,
+) -> (Result<Recovered, RecoverError>, Vec<(FileId, u64, usize)>) {
+    let mailbox = mailbox::mesh(1, 8).pop().expect("one shard");
+    let (shard, report) = one_of(Arc::new(shared(1, 8)), mailbox, files, 2, Duration::ZERO);
+    (report, shard.driver.reads)
 }
 
 /// Two new shards of one store.
 pub fn two_shards(connections_max: u32) -> [Shard<TestDriver>; 2] {
     let shared = Arc::new(shared(2, connections_max));
-    let mut both = mailbox::mesh(2, 8)
-        .into_iter()
-        .map(|mailbox| one_of(Arc::clone(&shared), mailbox, Vec::new(), 1, Duration::ZERO).0);
+    let mut both = mailbox::mesh(2, 8).into_iter().map(|mailbox| {
+        let (mut shard, report) =
+            one_of(Arc::clone(&shared), mailbox, Vec::new(), 1, Duration::ZERO);
+        report.expect("a new log");
+        shard.start();
+        shard
+    });
     [both.next().expect("one"), both.next().expect("two")]
 }
 
@@ -303,7 +323,7 @@ fn one_of(
     mut files: Vec<Vec<u8>>,
     epoch: u32,
     commit_window: Duration,
-) -> (Shard<TestDriver>, Recovered) {
+) -> (Shard<TestDriver>, Result<Recovered, RecoverError>) {
     files.resize_with(files.len().max(2), Vec::new);
     let mut known = LogFiles {
         segments: Vec::new(),
@@ -353,8 +373,7 @@ fn one_of(
         },
     };
     let mut shard = assemble(parts).expect("memory");
-    let report = shard.recover(&known, &recover).expect("an undamaged log");
-    shard.start();
+    let report = shard.recover(&known, &recover);
     (shard, report)
 }
 

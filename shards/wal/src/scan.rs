@@ -205,6 +205,17 @@ pub fn proof_of_durability(
     headers(identity, header, bytes, from).find(|info| info.durable_mark >= lsn)
 }
 
+/// The same for whole blocks of a segment that start at `offset` of it, so that it need not be in memory whole.
+pub fn proof_in_part(
+    identity: &LogIdentity,
+    header: &segment::SegmentHeader,
+    part: &[u8],
+    offset: u32,
+    lsn: u64,
+) -> Option<BatchInfo> {
+    headers_in_part(identity, header, part, offset, 0).find(|info| info.durable_mark >= lsn)
+}
+
 /// First valid batch header at or after `bytes_offset` (for binary search by lsn), whatever the chain. `bytes` is a whole segment.
 pub fn find_batch(
     identity: &LogIdentity,
@@ -222,14 +233,27 @@ fn headers(
     bytes: &[u8],
     from: u32,
 ) -> impl Iterator<Item = BatchInfo> {
+    headers_in_part(identity, header, bytes, 0, from)
+}
+
+/// The same in `part`, which starts at `offset` of the segment.
+fn headers_in_part(
+    identity: &LogIdentity,
+    header: &segment::SegmentHeader,
+    part: &[u8],
+    offset: u32,
+    from: u32,
+) -> impl Iterator<Item = BatchInfo> {
+    // The segment's own header is no batch.
     let first = (from as usize)
         .next_multiple_of(BLOCK_BYTES)
-        .max(BLOCK_BYTES);
-    (first..bytes.len())
+        .max(BLOCK_BYTES)
+        .saturating_sub(offset as usize);
+    (first..part.len())
         .step_by(BLOCK_BYTES)
-        .filter_map(move |offset| {
-            let offset_u32 = u32::try_from(offset).ok()?;
-            batch::read(identity, header, offset_u32, &bytes[offset..])
+        .filter_map(move |at| {
+            let place = offset.checked_add(u32::try_from(at).ok()?)?;
+            batch::read(identity, header, place, &part[at..])
                 .ok()
                 .map(|found| found.info)
         })

@@ -10,10 +10,12 @@ mod segments;
 
 use std::collections::BTreeMap;
 
+use uring::Buffer;
 use wal::LogIdentity;
 use wal::chain::ChainPoint;
 use wal::recovery::{Decision, Evidence, decide};
 use wal::scan::{self, Stop};
+use wal::segment::SegmentHeader;
 
 use crate::driver::{Driver, LogFiles};
 use crate::log::{Log, LogStart, SegmentFile};
@@ -23,6 +25,9 @@ use crate::turn::Shard;
 use reads::Loaded;
 pub(crate) use reads::RecoveryReads;
 use segments::Found;
+
+/// Of a segment that is only looked through for batch headers.
+const PROOF_PART_BYTES: usize = 256 * 1024;
 
 /// What recovery needs to know besides the files.
 #[derive(Clone, Debug)]
@@ -287,12 +292,52 @@ impl<D: Driver> Shard<D> {
             .filter(|n| *n > stopped_in.header.segment + 1)
             .collect();
         for number in later {
-            if let Some(loaded) = self.load(segments, number, config)?
-                && proves(&loaded, 0)
-            {
+            if self.is_proven_in(segments, number, lsn, config)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Does a batch of this segment say it? Its first batch nearly always does if any: read in parts, up to the proof.
+    fn is_proven_in(
+        &mut self,
+        segments: &BTreeMap<u32, SegmentFile>,
+        number: u32,
+        lsn: u64,
+        config: &RecoverConfig,
+    ) -> Result<bool, RecoverError> {
+        let Some(segment) = segments.get(&number).copied() else {
+            return Ok(false);
+        };
+        let header = segment.header(config);
+        let what = format!("segment-{:08}.seg", segment.slot);
+        let part_bytes = PROOF_PART_BYTES.min(config.segment_bytes as usize);
+        let mut buffer = Buffer::new(part_bytes).map_err(|error| RecoverError::Io {
+            what: what.clone(),
+            error,
+        })?;
+        for offset in (0..config.segment_bytes).step_by(part_bytes) {
+            let bytes = part_bytes.min((config.segment_bytes - offset) as usize);
+            let read = self.start_read(segment.file, offset, buffer, bytes);
+            buffer = self.await_read(read, bytes, &what)?;
+            let part = &buffer[..bytes];
+            let proof = scan::proof_in_part(&config.identity, &header, part, offset as u32, lsn);
+            if proof.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl SegmentFile {
+    fn header(&self, config: &RecoverConfig) -> SegmentHeader {
+        SegmentHeader {
+            identity: config.identity,
+            segment: self.segment,
+            generation: self.generation,
+            segment_bytes: config.segment_bytes,
+        }
     }
 }

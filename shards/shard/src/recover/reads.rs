@@ -106,12 +106,7 @@ impl<D: Driver> Shard<D> {
             config.segment_bytes as usize,
             &format!("segment-{:08}.seg", segment.slot),
         )?;
-        let header = SegmentHeader {
-            identity: config.identity,
-            segment: number,
-            generation: segment.generation,
-            segment_bytes: config.segment_bytes,
-        };
+        let header = segment.header(config);
         Ok(Some(Loaded { header, bytes }))
     }
 

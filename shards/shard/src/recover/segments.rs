@@ -130,12 +130,7 @@ impl<D: Driver> Shard<D> {
                 BLOCK_BYTES,
                 "the first batch of a segment",
             )?;
-            let header = SegmentHeader {
-                identity: config.identity,
-                segment: segment.segment,
-                generation: segment.generation,
-                segment_bytes: config.segment_bytes,
-            };
+            let header = segment.header(config);
             if let Ok(info) = scan::batch_at(
                 &config.identity,
                 &header,

@@ -367,6 +367,30 @@ fn only_the_very_batch_that_is_due_is_accepted() {
 }
 
 #[test]
+fn a_proof_is_found_in_parts_of_a_segment_as_in_the_whole() {
+    let mut image = Image::new(16 * BLOCK_BYTES);
+    let mut writer = image.writer(1, ChainPoint::genesis(1));
+    for n in 0..9_u8 {
+        image.unit(&mut writer, &[put(&[n], b"x")], u64::from(n));
+    }
+    let (header, file) = (image.header(1), &image.files[&1]);
+    let mut proofs = 0;
+    for lsn in 0..12 {
+        let whole = scan::proof_of_durability(&identity(), &header, file, 0, lsn);
+        for blocks in [1, 2, 5, 16] {
+            let part_bytes = blocks * BLOCK_BYTES;
+            let in_parts = file.chunks(part_bytes).enumerate().find_map(|(n, part)| {
+                let offset = (n * part_bytes) as u32;
+                scan::proof_in_part(&identity(), &header, part, offset, lsn)
+            });
+            assert_eq!(in_parts, whole, "lsn {lsn} in parts of {blocks} blocks");
+        }
+        proofs += usize::from(whole.is_some());
+    }
+    assert_eq!(proofs, 9, "marks go up to 8");
+}
+
+#[test]
 fn a_recycled_file_shows_nothing_of_its_earlier_life() {
     let mut image = Image::new(4 * BLOCK_BYTES);
     let mut writer = image.writer(1, ChainPoint::genesis(1));
