@@ -27,6 +27,9 @@ use crate::turn::{Pace, Shard};
 pub const SEGMENT_BYTES: u64 = 4 << 20;
 pub const PAYLOAD_BYTES_MAX: u32 = 300 << 10;
 
+/// File, offset, length of each.
+pub type ReadsMade = Vec<(FileId, u64, usize)>;
+
 /// See the module's header.
 pub struct TestDriver {
     pub files: Vec<Vec<u8>>,
@@ -39,8 +42,8 @@ pub struct TestDriver {
     pub fail_writes: bool,
     /// Longest read that was asked for.
     pub longest_read: usize,
-    /// Every read: file, offset, length.
-    pub reads: Vec<(FileId, u64, usize)>,
+    /// Every read that was asked for.
+    pub reads: ReadsMade,
     now_ns: u64,
     conns: u64,
     /// What each client has been sent; None once it is closed.
@@ -266,9 +269,7 @@ pub fn recovered(
 }
 
 /// What a recovery of these files says, and the reads that it made.
-pub fn recovery_of(
-    files: Vec<Vec<u8>>,
-) -> (Result<Recovered, RecoverError>, Vec<(FileId, u64, usize)>) {
+pub fn recovery_of(files: Vec<Vec<u8>>) -> (Result<Recovered, RecoverError>, ReadsMade) {
     let mailbox = mailbox::mesh(1, 8).pop().expect("one shard");
     let (shard, report) = one_of(Arc::new(shared(1, 8)), mailbox, files, 2, Duration::ZERO);
     (report, shard.driver.reads)

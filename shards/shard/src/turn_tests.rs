@@ -524,7 +524,7 @@ fn a_later_segment_is_read_up_to_the_first_proof_and_in_parts() {
         .expect_err("the third segment says what was durable")
         .to_string();
     assert!(why.contains("below its durable mark"), "{why}");
-    let of = |reads: &[(crate::driver::FileId, u64, usize)], file| -> Vec<usize> {
+    let of = |reads: &crate::test_driver::ReadsMade, file| -> Vec<usize> {
         let of_file = reads.iter().filter(|(f, ..)| *f == file);
         of_file.map(|(.., len)| *len).collect()
     };

@@ -12,13 +12,16 @@ use uring::{Buffer, WriteDurability};
 use super::{CLASS_FLUSH, RingDriver};
 use crate::driver::{Event, FileId};
 
-/// Contexts of the ring that only operations on files get: all log writes, reads and checkpoint pages with a sync that are
-/// ever in flight together, and the two segments and a header of a recovery.
+/// Contexts of the ring that only operations on files get: all that are ever in flight together.
 pub(super) const DISK_OPERATIONS: usize = crate::log::LARGE_BATCHES_IN_FLIGHT
     + crate::reads::READS_AT_ONCE
+    // Of a checkpoint: pages, and a sync.
     + crate::checkpointer::PAGES_AT_ONCE
     + 1
-    + 3;
+    // Of a recovery: two segments, a header or part.
+    + 3
+    // Of the scrub.
+    + 1;
 
 /// What is started on a file as soon as there is room.
 pub(super) enum DiskOperation {

@@ -251,6 +251,27 @@ fn the_operation_pool_is_bounded_and_more_entries_than_the_queue_holds_are_fine(
 }
 
 #[test]
+fn room_is_known_before_an_operation_is_given_away() {
+    let mut ring = ring();
+    let (ours, theirs) = pair();
+    let mut started = 0;
+    // Six stay free for others, whatever the queue of eight had to submit on the way.
+    while ring.has_room(6).unwrap() {
+        ring.recv(ours.clone(), 8).unwrap();
+        started += 1;
+    }
+    assert_eq!(started, small().operations_max - 6);
+    while ring.has_room(0).unwrap() {
+        ring.send(ours.clone(), b"x".to_vec(), 0, 9).unwrap();
+        started += 1;
+    }
+    assert_eq!((started, ring.operations_free()), (16, 0));
+    drop(theirs);
+    wait_for(&mut ring, 16);
+    assert!(ring.has_room(15).unwrap() && !ring.has_room(16).unwrap());
+}
+
+#[test]
 fn more_completions_than_the_queue_holds_are_not_lost() {
     // Completion queue: 4 x 8. The kernel keeps the rest until it is asked.
     let config = RingConfig {
