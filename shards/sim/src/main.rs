@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use sim::scenario::{Options, Report, traced};
+use sim::random::{Options, Report, traced};
 
 /// Runs the shipped shard on a simulated disk, clock and network, crashes it, and holds what is left against what it promised.
 #[derive(Parser)]

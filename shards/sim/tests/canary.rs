@@ -2,7 +2,8 @@
 
 use sim::disk::CrashMode;
 use sim::machine::Mutant;
-use sim::scenario::{Options, Request, SMALL, crash_behind, fresh, random};
+use sim::random::{Options, random};
+use sim::scenario::{Request, SMALL, crash_behind, fresh};
 
 #[test]
 fn a_driver_that_completes_writes_before_they_are_durable_is_caught_by_a_small_workload() {

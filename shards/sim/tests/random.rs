@@ -1,6 +1,6 @@
 //! Random runs from fixed seeds: many lives, crashes, broken disk operations, several shards, checkpoints, segment rolls.
 
-use sim::scenario::{Options, Report, random, traced};
+use sim::random::{Options, Report, random, traced};
 
 fn run(seeds: std::ops::Range<u64>, options: Options) -> Report {
     let mut total = Report::default();

@@ -1,0 +1,320 @@
+//! What a restart shows, against everything that was said before it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use wire::{Code, Condition, Durability};
+
+use super::{Broken, Oracle, name_of, owner, show};
+use crate::client::{Append, Outcome, Seen, content_type};
+
+impl Oracle {
+    /// Every record that the store shows after a restart (or at rest), by log and lsn, against everything that was said.
+    ///
+    /// # Errors
+    /// The promise that is broken.
+    pub fn check(
+        &mut self,
+        dump: Vec<BTreeMap<u64, Seen>>,
+        durable_lsns: &[u64],
+    ) -> Result<(), Broken> {
+        for (log, records) in dump.iter().enumerate() {
+            self.check_log(log, records, durable_lsns[log])?;
+        }
+        for ((log, lsn), shown) in &self.shown {
+            match dump[*log as usize].get(lsn) {
+                Some(now) if now == shown => {}
+                now => return Err(format!("a read showed {shown:?}; now {now:?} is there")),
+            }
+        }
+        self.check_appends(&dump)?;
+        check_histories(&self.appends, &dump)?;
+        self.versions.clear();
+        for seen in dump.iter().flat_map(BTreeMap::values) {
+            let newest = self
+                .versions
+                .entry((seen.stream, seen.key.clone()))
+                .or_default();
+            *newest = (*newest).max(seen.version);
+        }
+        self.truth = dump;
+        Ok(())
+    }
+
+    fn check_log(
+        &self,
+        log: usize,
+        records: &BTreeMap<u64, Seen>,
+        durable: u64,
+    ) -> Result<(), Broken> {
+        if durable < self.claimed[log] {
+            return Err(format!(
+                "log {log} claimed that lsn {} is durable and now ends at {durable}",
+                self.claimed[log]
+            ));
+        }
+        if let Some((last, _)) = records.last_key_value()
+            && *last > durable
+        {
+            return Err(format!(
+                "log {log} shows lsn {last} and says that {durable} is durable"
+            ));
+        }
+        // Each stream takes one lsn for its definition, before its first record.
+        let mut streams = Vec::new();
+        let (mut next, mut time) = (1, 0);
+        for (lsn, seen) in records {
+            let missing = lsn - next;
+            let new = !streams.contains(&seen.stream);
+            if new {
+                streams.push(seen.stream);
+            }
+            if missing > u64::from(new) {
+                return Err(format!(
+                    "log {log} has no records from lsn {next} to {}",
+                    lsn - 1
+                ));
+            }
+            if seen.timestamp_us < time {
+                return Err(format!("log time of log {log} goes back at lsn {lsn}"));
+            }
+            (next, time) = (lsn + 1, seen.timestamp_us);
+        }
+        if next <= durable {
+            return Err(format!(
+                "log {log} ends at lsn {durable} and shows no record from {next} on"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where the records of an append are: by shard, the lsn of its first record there.
+    pub(super) fn place(
+        &self,
+        dump: &[BTreeMap<u64, Seen>],
+    ) -> Result<HashMap<(usize, usize), u64>, Broken> {
+        let mut places = HashMap::new();
+        for (log, records) in dump.iter().enumerate() {
+            for seen in records.values() {
+                let (number, ordinal) =
+                    name_of(seen).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
+                let append = self
+                    .appends
+                    .get(number)
+                    .ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
+                if self.gone.contains(&number) {
+                    return Err(format!(
+                        "append {number} was not there after a restart and came back"
+                    ));
+                }
+                let sent = append
+                    .records
+                    .get(ordinal)
+                    .ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
+                let as_sent = sent.tombstone == seen.tombstone
+                    && seen.content_type == content_type(number, ordinal, sent);
+                if !as_sent
+                    || sent.key != seen.key
+                    || sent.payload != seen.payload
+                    || append.stream != seen.stream
+                    || owner(self.shards, &seen.key) != log
+                {
+                    return Err(format!("sent as {sent:?} and stored as {seen:?}"));
+                }
+                let before = append.records[..ordinal]
+                    .iter()
+                    .filter(|r| owner(self.shards, &r.key) == log)
+                    .count() as u64;
+                let first = seen
+                    .lsn
+                    .checked_sub(before)
+                    .ok_or_else(|| format!("append {number} starts before the log"))?;
+                if *places.entry((number, log)).or_insert(first) != first {
+                    return Err(format!(
+                        "append {number} is in log {log} twice, or out of order: {seen:?}"
+                    ));
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    fn check_appends(&mut self, dump: &[BTreeMap<u64, Seen>]) -> Result<(), Broken> {
+        let places = self.place(dump)?;
+        for (log, records) in dump.iter().enumerate() {
+            self.check_order(log, &places)?;
+            for number in 0..self.appends.len() {
+                let place = places.get(&(number, log)).copied();
+                self.check_part(number, log, place, records)?;
+            }
+        }
+        for number in 0..self.appends.len() {
+            let gone = |log: usize| !places.contains_key(&(number, log));
+            if (0..self.shards).all(gone) {
+                self.gone.insert(number);
+            }
+            // What was acked as buffered and is lost will not be acked again.
+            if let Outcome::Acked {
+                durability: Durability::Buffered,
+                parts,
+                ..
+            } = &self.appends[number].outcome
+                && parts.iter().any(|p| gone(p.0 as usize))
+            {
+                self.appends[number].outcome = Outcome::Unknown;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a connection sent to a log is there in that order, and without a gap.
+    fn check_order(&self, log: usize, places: &HashMap<(usize, usize), u64>) -> Result<(), Broken> {
+        // By lane: the last append that is not there, and where the last one is that is.
+        let mut lost: HashMap<usize, usize> = HashMap::new();
+        let mut last: HashMap<usize, u64> = HashMap::new();
+        for (number, append) in self.appends.iter().enumerate() {
+            if !append
+                .records
+                .iter()
+                .any(|r| owner(self.shards, &r.key) == log)
+            {
+                continue;
+            }
+            match places.get(&(number, log)) {
+                // A repeated request keeps its place, or is new: only those sent once are in order.
+                Some(first) if append.attempts == 1 => {
+                    if let Some(gap) = lost.get(&append.lane)
+                        && self.appends[*gap].life == append.life
+                    {
+                        return Err(format!(
+                            "append {number} is in log {log}, append {gap} that was sent before it is not"
+                        ));
+                    }
+                    if last
+                        .insert(append.lane, *first)
+                        .is_some_and(|before| before >= *first)
+                    {
+                        return Err(format!(
+                            "append {number} of lane {} is in log {log} before what was sent earlier",
+                            append.lane
+                        ));
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    let conditional = append
+                        .records
+                        .iter()
+                        .any(|r| r.condition != Condition::None);
+                    if !conditional
+                        && append.producer.is_none()
+                        && !matches!(append.outcome, Outcome::Refused(_))
+                    {
+                        lost.insert(append.lane, number);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One append's records in one log are all there or none, and as the answer had it.
+    fn check_part(
+        &self,
+        number: usize,
+        log: usize,
+        place: Option<u64>,
+        records: &BTreeMap<u64, Seen>,
+    ) -> Result<(), Broken> {
+        let append = &self.appends[number];
+        let own: Vec<usize> = (0..append.records.len())
+            .filter(|i| owner(self.shards, &append.records[*i].key) == log)
+            .collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        if let Some(first) = place {
+            for (lsn, ordinal) in (first..).zip(&own) {
+                let sent = &append.records[*ordinal];
+                match records.get(&lsn) {
+                    Some(seen)
+                        if (&seen.key, &seen.payload, seen.tombstone)
+                            == (&sent.key, &sent.payload, sent.tombstone) => {}
+                    other => {
+                        return Err(format!(
+                            "append {number} is in log {log} in part: lsn {lsn} holds {other:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        let (durability, parts, versions) = match &append.outcome {
+            Outcome::Acked {
+                durability,
+                parts,
+                versions,
+            } => (*durability, parts, versions),
+            // What is refused because a write has failed may be on the device all the same; the refusal says so.
+            Outcome::Refused(code)
+                if append.attempts == 1 && *code != Code::Unavailable && place.is_some() =>
+            {
+                return Err(format!(
+                    "append {number} was refused with {code:?} and is in log {log}"
+                ));
+            }
+            Outcome::Refused(_) | Outcome::Unknown => return Ok(()),
+        };
+        let Some((_, acked, _)) = parts.iter().find(|p| p.0 as usize == log) else {
+            return Err(format!("append {number} was acked without log {log}"));
+        };
+        match place {
+            None if durability == Durability::Durable => Err(format!(
+                "append {number} was acked durably at lsn {acked} of log {log} and is lost"
+            )),
+            None => Ok(()),
+            Some(first) if first != *acked => Err(format!(
+                "append {number} was acked at lsn {acked} of log {log} and is at {first}"
+            )),
+            Some(first) => match (first..)
+                .zip(&own)
+                .find(|(lsn, ordinal)| records[lsn].version != versions[**ordinal])
+            {
+                Some((lsn, ordinal)) => Err(format!(
+                    "append {number} was acked with version {} and has {:?}",
+                    versions[*ordinal], records[&lsn]
+                )),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Versions of each key are dense, and conditions held when they were judged.
+fn check_histories(appends: &[Append], dump: &[BTreeMap<u64, Seen>]) -> Result<(), Broken> {
+    let mut newest: HashMap<(usize, Vec<u8>), (u32, bool)> = HashMap::new();
+    for seen in dump.iter().flat_map(BTreeMap::values) {
+        let entry = newest
+            .entry((seen.stream, seen.key.clone()))
+            .or_insert((0, true));
+        if seen.version != entry.0 + 1 {
+            return Err(format!(
+                "{} goes from version {} to {}",
+                show(&seen.key),
+                entry.0,
+                seen.version
+            ));
+        }
+        let condition = name_of(seen).map(|(n, o)| appends[n].records[o].condition);
+        let held = match condition {
+            Some(Condition::New) => entry.1,
+            Some(Condition::Version(v)) => !entry.1 && entry.0 == v,
+            _ => true,
+        };
+        if !held {
+            return Err(format!(
+                "{condition:?} did not hold for {seen:?}: the key was at {entry:?}"
+            ));
+        }
+        *entry = (seen.version, seen.tombstone);
+    }
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! Long random runs: everything that happens in one follows from its seed.
+//!
+//! Draws the store, the clients, the requests, the crashes and the faults. It does not know what a promise is: the
+//! oracle does.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use wire::{Condition, Durability};
+
+use crate::alive;
+use crate::client::Sent;
+use crate::disk::CrashMode;
+use crate::host::{Host, StoreConfig};
+use crate::machine::{Fault, FaultKind, Mutant};
+use crate::oracle::Broken;
+use crate::scenario::{Failure, key_of, put};
+use crate::trial::{Fate, Trial};
+
+/// What a run went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Lives of the machine.
+    pub lives: u64,
+    /// Of them, ended by a crash.
+    pub crashes: u64,
+    /// Crashes while a shard recovered.
+    pub crashes_in_recovery: u64,
+    /// Broken disk operations.
+    pub faults: u64,
+    /// Recoveries that began with a checkpoint.
+    pub checkpoints: u64,
+    /// Segments that were live at the end, beyond the first of each shard.
+    pub rolls: u64,
+    /// Appends that were sent.
+    pub appends: u64,
+    /// Records at the end.
+    pub records: u64,
+}
+
+/// What a random run may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Lives of the machine at most.
+    pub lives: u64,
+    /// Requests of a life at most.
+    pub requests: u64,
+    /// Break disk operations.
+    pub faults: bool,
+    /// Let the driver lie.
+    pub mutant: Mutant,
+    /// Keep a trace.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            lives: 6,
+            requests: 60,
+            faults: true,
+            mutant: Mutant::None,
+            trace: false,
+        }
+    }
+}
+
+struct Run {
+    trial: Trial,
+    rng: StdRng,
+    options: Options,
+    streams: usize,
+    keys: usize,
+    report: Report,
+}
+
+/// A random run: everything follows from the seed.
+///
+/// # Errors
+/// The promise that is broken, with the trace if it was kept.
+pub fn random(seed: u64, options: Options) -> Result<Report, Failure> {
+    let (result, trace) = traced(seed, options);
+    result.map_err(|why| Failure { why, trace })
+}
+
+/// The same; what was done to the machine is given in any case, if `options.trace` asks for it.
+pub fn traced(seed: u64, options: Options) -> (Result<Report, Broken>, Vec<String>) {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x9e37_79b9_7f4a_7c15);
+    let config = StoreConfig {
+        shards: if rng.random_bool(0.3) { 2 } else { 1 },
+        segment_bytes: [128, 192, 256, 512][rng.random_range(0..4)] * 1024,
+        payload_bytes_max: 4096,
+        checkpoint_log_bytes: if rng.random_bool(0.5) {
+            rng.random_range(8..256) * 1024
+        } else {
+            1 << 40
+        },
+        segments_ahead: rng.random_range(1..=2),
+        commit_window: Duration::from_micros([0, 300][rng.random_range(0..2)]),
+    };
+    let lanes = rng.random_range(1..=4);
+    let streams = rng.random_range(1..=2);
+    let trial = Trial::new(Host::new(seed, config), lanes, streams);
+    if options.trace {
+        trial.host.machine.borrow_mut().keep_trace();
+    }
+    trial
+        .host
+        .machine
+        .borrow_mut()
+        .note(|| format!("{config:?}, {lanes} lanes, {streams} streams"));
+    let keys = rng.random_range(1..=12);
+    let mut run = Run {
+        trial,
+        rng,
+        options,
+        streams,
+        keys,
+        report: Report::default(),
+    };
+    run.trial.lie(options.mutant);
+    let result = run.lives();
+    let trace = std::mem::take(&mut run.trial.host.machine.borrow_mut().trace);
+    run.report.checkpoints = run.trial.checkpoints;
+    run.report.rolls = run.trial.host.rolls();
+    run.report.appends = run.trial.oracle.appends.len() as u64;
+    run.report.records = run.trial.oracle.records() as u64;
+    (result.map(|()| run.report), trace)
+}
+
+impl Run {
+    fn lives(&mut self) -> Result<(), Broken> {
+        for _ in 0..self.rng.random_range(2..=self.options.lives) {
+            self.report.lives += 1;
+            if self.life()? == Fate::Crashed {
+                self.report.crashes += 1;
+                let mode = CrashMode::ALL[self.rng.random_range(0..CrashMode::ALL.len())];
+                self.trial.crash(mode)?;
+            }
+        }
+        self.trial.open()?;
+        self.trial.verify(10_000)?;
+        Ok(())
+    }
+
+    fn life(&mut self) -> Result<Fate<()>, Broken> {
+        let early = self.rng.random_bool(0.25);
+        if early {
+            self.trial.host.machine.borrow_mut().crash_at = Some(self.rng.random_range(1..40));
+        }
+        if self.trial.open()? == Fate::Crashed {
+            self.report.crashes_in_recovery += 1;
+            return Ok(Fate::Crashed);
+        }
+        let page = self.rng.random_range(1..60);
+        alive!(self.trial.verify(page)?);
+        if self.rng.random_bool(0.2) {
+            // Recovering twice changes nothing.
+            let before = alive!(self.trial.dump(1000)?);
+            self.trial.crash(CrashMode::DropAll)?;
+            alive!(self.trial.open()?);
+            if alive!(self.trial.dump(1000)?) != before {
+                return Err("a second recovery shows another store".into());
+            }
+        }
+        alive!(self.trial.repeat()?);
+        {
+            let mut m = self.trial.host.machine.borrow_mut();
+            let at = m.ticks + self.rng.random_range(1..500);
+            m.crash_at = self.rng.random_bool(0.7).then_some(at);
+            if self.options.faults && self.rng.random_bool(0.3) {
+                let kind = [FaultKind::Error, FaultKind::Full, FaultKind::Short]
+                    [self.rng.random_range(0..3)];
+                m.fault = Some(Fault {
+                    operation: m.operations + self.rng.random_range(1..60),
+                    kind,
+                });
+            }
+        }
+        for _ in 0..self.rng.random_range(1..=self.options.requests) {
+            self.request();
+            for _ in 0..self.rng.random_range(0..4) {
+                alive!(self.trial.turn()?);
+            }
+        }
+        let hit = self.trial.host.machine.borrow().fault_hit;
+        self.report.faults += u64::from(hit.is_some());
+        if matches!(hit, Some((_, true))) {
+            // Nothing more is acked there; what waits, waits for a restart.
+            for _ in 0..300 {
+                alive!(self.trial.turn()?);
+            }
+            return Ok(Fate::Crashed);
+        }
+        match self.rng.random_range(0..3) {
+            0 => Ok(Fate::Crashed),
+            1 => {
+                alive!(self.trial.settle()?);
+                Ok(Fate::Crashed)
+            }
+            _ => {
+                alive!(self.trial.settle()?);
+                self.trial.close()
+            }
+        }
+    }
+
+    fn key(&mut self, shard: usize) -> Vec<u8> {
+        key_of(
+            self.trial.host.config.shards,
+            shard,
+            self.rng.random_range(0..self.keys),
+        )
+    }
+
+    fn request(&mut self) {
+        let shards = self.trial.host.config.shards;
+        let lane = self.rng.random_range(
+            0..self
+                .trial
+                .lanes
+                .as_ref()
+                .map_or(1, crate::client::Lanes::count),
+        );
+        let stream = self.rng.random_range(0..self.streams);
+        let shard = self.rng.random_range(0..shards);
+        let key = self.key(shard);
+        let at_least = self.trial.oracle.at_least(stream, &key);
+        let number = self.trial.oracle.appends.len();
+        let durability = if self.rng.random_bool(0.25) {
+            Durability::Buffered
+        } else {
+            Durability::Durable
+        };
+        let bytes = if self.rng.random_bool(0.2) {
+            self.rng.random_range(1000..4096)
+        } else {
+            self.rng.random_range(0..200)
+        };
+        match self.rng.random_range(0..20) {
+            0..5 => {
+                self.trial.append(
+                    lane,
+                    stream,
+                    durability,
+                    None,
+                    vec![put(key, number, 0, bytes)],
+                );
+            }
+            5..9 => {
+                // Over both shards, where there are two.
+                let count = if self.rng.random_bool(0.15) {
+                    24
+                } else {
+                    self.rng.random_range(2..8)
+                };
+                let mut records = Vec::new();
+                for ordinal in 0..count {
+                    let shard = self.rng.random_range(0..shards);
+                    records.push(put(
+                        self.key(shard),
+                        number,
+                        ordinal,
+                        if count == 24 { 4000 } else { bytes },
+                    ));
+                }
+                self.trial.append(lane, stream, durability, None, records);
+            }
+            9..11 => {
+                let sent = Sent {
+                    key,
+                    payload: Vec::new(),
+                    tombstone: true,
+                    condition: Condition::None,
+                };
+                self.trial
+                    .append(lane, stream, durability, None, vec![sent]);
+            }
+            11..13 => {
+                let condition = if self.rng.random_bool(0.5) || at_least == 0 {
+                    Condition::New
+                } else {
+                    Condition::Version(at_least)
+                };
+                let sent = Sent {
+                    condition,
+                    ..put(key, number, 0, bytes)
+                };
+                self.trial
+                    .append(lane, stream, durability, None, vec![sent]);
+            }
+            13..16 => {
+                let count = self.rng.random_range(1..6);
+                let records = (0..count)
+                    .map(|ordinal| put(self.key(shard), number, ordinal, bytes))
+                    .collect();
+                self.trial
+                    .append(lane, stream, durability, Some(shard), records);
+            }
+            16..18 => {
+                self.trial
+                    .ask(|lanes, m| lanes.get(m, lane, stream, &key, at_least));
+            }
+            18 => {
+                self.trial
+                    .ask(|lanes, m| lanes.history(m, lane, stream, &key, 0, at_least));
+            }
+            _ => {
+                let limit = self.rng.random_range(1..50);
+                self.trial
+                    .ask(|lanes, m| lanes.scan(m, lane, stream, &[], limit));
+            }
+        }
+    }
+}
