@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use rand::Rng;
 use shard::driver::Door;
 use wire::native::{self, AppendBuilder, Producer, Reply, opcode};
 use wire::{AppendRecord, Code, Condition, ContentType, Durability};
@@ -68,8 +69,23 @@ pub struct Append {
     pub outcome: Outcome,
     /// Life in which it was sent last.
     pub life: u32,
+    /// Connection on which, within that life.
+    pub connection: u64,
     /// Times it was sent.
     pub attempts: u32,
+}
+
+impl Append {
+    /// Records that were acked in `log` from lsn `end` on, if it was.
+    pub fn acked_in(&self, log: usize, end: u64) -> Option<u64> {
+        let Outcome::Acked { parts, .. } = &self.outcome else {
+            return None;
+        };
+        parts
+            .iter()
+            .find(|(l, first, _)| *l as usize == log && *first >= end)
+            .map(|(_, _, records)| u64::from(*records))
+    }
 }
 
 impl std::fmt::Debug for Sent {
@@ -205,7 +221,8 @@ struct Lane {
 /// The clients of one life.
 pub struct Lanes {
     lanes: Vec<Lane>,
-    waiting: BTreeMap<u64, About>,
+    /// By request id: on which socket, and what it was about.
+    waiting: BTreeMap<u64, (u64, About)>,
     next_id: u64,
 }
 
@@ -242,6 +259,39 @@ impl Lanes {
             .any(|lane| machine.wires[lane.socket as usize].closed)
     }
 
+    /// The connection of a lane.
+    pub fn connection(&self, lane: usize) -> u64 {
+        self.lanes[lane % self.lanes.len()].socket
+    }
+
+    /// Cut the connection of a lane: of what was sent last some bytes are lost, and every answer. The lane connects anew.
+    /// Gives the appends that were not answered, in the order in which they were sent.
+    pub fn cut(&mut self, machine: &mut Machine, lane: usize, shards: usize) -> Vec<usize> {
+        let old = self.lanes[lane].socket;
+        let there = machine.wires[old as usize].to_server.len();
+        let arrives = machine.rng.random_range(0..=there);
+        let wire = &mut machine.wires[old as usize];
+        wire.to_server.truncate(arrives);
+        wire.cut = true;
+        self.lanes[lane] = Lane {
+            socket: machine.connect(lane % shards, Door::NativeShard),
+            inbox: Vec::new(),
+        };
+        let unheard: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, (socket, _))| *socket == old)
+            .map(|(id, _)| *id)
+            .collect();
+        let abouts = unheard.iter().filter_map(|id| self.waiting.remove(id));
+        abouts
+            .filter_map(|(_, about)| match about {
+                About::Append(number) => Some(number),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Requests without an answer.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
@@ -249,7 +299,7 @@ impl Lanes {
 
     /// Requests without an answer that `f` picks.
     pub fn waiting_for(&self, f: impl Fn(&About) -> bool) -> usize {
-        self.waiting.values().filter(|about| f(about)).count()
+        self.waiting.values().filter(|(_, about)| f(about)).count()
     }
 
     fn put(
@@ -263,10 +313,9 @@ impl Lanes {
         self.next_id += 1;
         let mut bytes = Vec::new();
         write(&mut bytes, id);
-        machine.wires[self.lanes[lane].socket as usize]
-            .to_server
-            .extend(bytes);
-        self.waiting.insert(id, about);
+        let socket = self.lanes[lane].socket;
+        machine.wires[socket as usize].to_server.extend(bytes);
+        self.waiting.insert(id, (socket, about));
         id
     }
 
@@ -361,7 +410,7 @@ impl Lanes {
             let mut used = 0;
             while let Some((id, op, reply, bytes)) = native::parse_reply(&lane.inbox[used..])? {
                 used += bytes;
-                let about = self
+                let (_, about) = self
                     .waiting
                     .remove(&id)
                     .ok_or_else(|| format!("a reply to request {id}, which nobody waits for"))?;

@@ -36,6 +36,17 @@ impl CrashMode {
         CrashMode::Mixed,
         CrashMode::Torn,
     ];
+
+    /// As a run prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CrashMode::Kill => "process killed",
+            CrashMode::KeepAll => "power lost, cache kept",
+            CrashMode::DropAll => "power lost, cache lost",
+            CrashMode::Mixed => "power lost, some writes",
+            CrashMode::Torn => "power lost, torn writes",
+        }
+    }
 }
 
 /// What a file is for.
@@ -166,6 +177,52 @@ impl Disk {
             f.unsynced.remove(at);
             put(&mut f.durable, offset, &bytes);
         }
+    }
+
+    /// A write ends and was lost: the device says that it is done, and the old sectors stay.
+    pub fn lose_write(&mut self, file: usize, id: u64) {
+        self.files[file].unsynced.retain(|w| w.id != id);
+    }
+
+    /// A write ends and has landed at a wrong place of a wrong file, or of the right one. Where, in words.
+    pub fn misdirect_write(&mut self, rng: &mut StdRng, file: usize, id: u64) -> String {
+        let unsynced = &mut self.files[file].unsynced;
+        let Some(at) = unsynced.iter().position(|w| w.id == id) else {
+            return "nowhere".into();
+        };
+        let write = unsynced.remove(at);
+        let fits: Vec<usize> = (0..self.files.len())
+            .filter(|f| !self.files[*f].gone && self.files[*f].visible.len() >= write.bytes.len())
+            .collect();
+        let Some(target) = (!fits.is_empty()).then(|| fits[rng.random_range(0..fits.len())]) else {
+            return "nowhere".into();
+        };
+        let f = &mut self.files[target];
+        let pages = (f.visible.len() - write.bytes.len()) / PAGE_BYTES;
+        let offset = rng.random_range(0..=pages) * PAGE_BYTES;
+        put(&mut f.visible, offset, &write.bytes);
+        put(&mut f.durable, offset, &write.bytes);
+        format!("shard {} {:?} at {offset}", f.shard, f.role)
+    }
+
+    /// A bit rots somewhere in what was written. Where, in words.
+    pub fn rot(&mut self, rng: &mut StdRng) -> String {
+        let there: Vec<usize> = (0..self.files.len())
+            .filter(|f| !self.files[*f].gone && !self.files[*f].visible.is_empty())
+            .collect();
+        let Some(target) = (!there.is_empty()).then(|| there[rng.random_range(0..there.len())])
+        else {
+            return "nowhere".into();
+        };
+        let f = &mut self.files[target];
+        // Zeroes behind the log are most of a file; what was written is what matters.
+        let end = f.visible.iter().rposition(|b| *b != 0).unwrap_or(0);
+        let (offset, bit) = (rng.random_range(0..=end), rng.random_range(0..8u8));
+        f.visible[offset] ^= 1 << bit;
+        if let Some(byte) = f.durable.get_mut(offset) {
+            *byte ^= 1 << bit;
+        }
+        format!("shard {} {:?} at {offset}", f.shard, f.role)
     }
 
     /// Writes that a sync which starts now has to make durable.
@@ -299,7 +356,8 @@ fn crash_file(f: &mut SimFile, rng: &mut StdRng, mode: CrashMode, said: &mut Vec
         ));
     }
     f.entry_durable = true;
-    f.visible = f.durable.clone();
+    // Into the memory that is there: a segment is larger than what the allocator keeps.
+    f.visible.clone_from(&f.durable);
 }
 
 fn tear(image: &mut Vec<u8>, write: &Unsynced, rng: &mut StdRng) {

@@ -15,7 +15,7 @@ use shard::preparer::steps;
 use uring::Buffer;
 
 use crate::disk::{PAGE_BYTES, Role};
-use crate::machine::Machine;
+use crate::machine::{Machine, OperationKind};
 
 use operations::{Operation, Pending, Preparation};
 
@@ -62,7 +62,12 @@ impl SimDriver {
             return;
         }
         let file = self.files[file.0 as usize];
-        let fault = m.next_fault(self.shard, durable);
+        let kind = if durable {
+            OperationKind::LogWrite
+        } else {
+            OperationKind::Write
+        };
+        let fault = m.next_fault(self.shard, kind);
         let id = m.disk.start_write(file, offset as usize, bytes.to_vec());
         let (shard, len) = (self.shard, bytes.len());
         m.tick(|| {
@@ -92,6 +97,12 @@ impl SimDriver {
         for (index, socket) in self.conns.iter().enumerate() {
             let Some(socket) = socket else { continue };
             let wire = &mut m.wires[*socket as usize];
+            if wire.cut && wire.to_server.is_empty() && !wire.hung_up {
+                wire.hung_up = true;
+                self.ready.push(Event::RecvClosed {
+                    conn: ConnId(index as u64),
+                });
+            }
             if wire.paused || wire.to_server.is_empty() {
                 continue;
             }
@@ -215,7 +226,7 @@ impl Driver for SimDriver {
             return;
         }
         let file = self.files[file.0 as usize];
-        let fault = m.next_fault(self.shard, false);
+        let fault = m.next_fault(self.shard, OperationKind::Other);
         let ids = m.disk.finished_writes(file);
         let shard = self.shard;
         m.tick(|| format!("shard {shard} sync of file {file} starts"));
@@ -241,9 +252,11 @@ impl Driver for SimDriver {
             return;
         }
         let file = self.files[file.0 as usize];
+        let fails = m.next_read_fails(self.shard);
         self.push(
             &mut m,
             Operation::Read {
+                fails,
                 file,
                 offset,
                 buffer,
@@ -278,7 +291,7 @@ impl Driver for SimDriver {
             )
         });
         let steps = steps(recycle.is_some(), segment_bytes).into();
-        let fault = m.next_fault(shard, false);
+        let fault = m.next_fault(shard, OperationKind::Other);
         let preparation = Preparation {
             file,
             slot,

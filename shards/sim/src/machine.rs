@@ -3,7 +3,7 @@
 //! Every disk operation ticks twice, when it starts and when it ends. A crash is put behind one tick: from then on nothing
 //! that the process does has any effect. It does not know shards or requests.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -14,7 +14,8 @@ use crate::disk::{CrashMode, Disk};
 /// An error of the device, put on one disk operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which started operation (counted from the life's begin, reads not counted).
+    /// Which started operation (counted from the life's begin; reads have a count of their own). A silent one waits for
+    /// the next write.
     pub operation: u64,
     /// What it answers.
     pub kind: FaultKind,
@@ -29,6 +30,63 @@ pub enum FaultKind {
     Full,
     /// Fewer bytes than asked for (writes; others give EIO).
     Short,
+    /// EIO on a read.
+    Unreadable,
+    /// From here on the device confirms writes and flushes that only its cache has.
+    LyingFlush,
+    /// The write is confirmed and lost: the sectors that were there stay.
+    Lost,
+    /// The write is confirmed and has landed somewhere else.
+    Misdirected,
+    /// The write is done, and a bit rots somewhere.
+    Rot,
+}
+
+impl FaultKind {
+    /// What a device says when it fails.
+    pub const LOUD: [FaultKind; 4] = [
+        FaultKind::Error,
+        FaultKind::Full,
+        FaultKind::Short,
+        FaultKind::Unreadable,
+    ];
+    /// What it does not say.
+    pub const SILENT: [FaultKind; 4] = [
+        FaultKind::LyingFlush,
+        FaultKind::Lost,
+        FaultKind::Misdirected,
+        FaultKind::Rot,
+    ];
+
+    /// Whether the device says that all went well.
+    pub fn is_silent(self) -> bool {
+        FaultKind::SILENT.contains(&self)
+    }
+
+    /// As a run prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultKind::Error => "EIO",
+            FaultKind::Full => "ENOSPC",
+            FaultKind::Short => "short write",
+            FaultKind::Unreadable => "EIO on a read",
+            FaultKind::LyingFlush => "lying flush",
+            FaultKind::Lost => "lost write",
+            FaultKind::Misdirected => "misdirected write",
+            FaultKind::Rot => "rotten bit",
+        }
+    }
+}
+
+/// What a fault may strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    /// A write of the log.
+    LogWrite,
+    /// A write of a checkpoint.
+    Write,
+    /// A sync, or a step of a preparation.
+    Other,
 }
 
 /// A lie that the driver tells, to see whether the oracle notices.
@@ -43,6 +101,44 @@ pub enum Mutant {
     SkipSync,
     /// A short write is reported as whole.
     IgnoreShort,
+    /// The sync of a directory does nothing.
+    SkipDirectorySync,
+    /// A write that failed is tried again and reported as done; its first try may be what is on the media.
+    RetryFailed,
+}
+
+impl Mutant {
+    /// All liars.
+    pub const ALL: [Mutant; 5] = [
+        Mutant::AckBeforeFlush,
+        Mutant::SkipSync,
+        Mutant::IgnoreShort,
+        Mutant::SkipDirectorySync,
+        Mutant::RetryFailed,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mutant::None => "none",
+            Mutant::AckBeforeFlush => "ack-before-flush",
+            Mutant::SkipSync => "skip-flush",
+            Mutant::IgnoreShort => "ignore-short-write",
+            Mutant::SkipDirectorySync => "skip-directory-flush",
+            Mutant::RetryFailed => "retry-failed-flush",
+        }
+    }
+
+    /// The one of that name.
+    ///
+    /// # Errors
+    /// There is none; the names that there are.
+    pub fn by_name(name: &str) -> Result<Mutant, String> {
+        Mutant::ALL
+            .into_iter()
+            .find(|mutant| mutant.name() == name)
+            .ok_or_else(|| format!("one of {}", Mutant::ALL.map(Mutant::name).join(", ")))
+    }
 }
 
 /// A connection between a client and a shard.
@@ -56,6 +152,10 @@ pub struct Wire {
     pub inbox: Vec<u8>,
     /// The shard does not receive now.
     pub paused: bool,
+    /// The client is gone: what it had sent may arrive, nothing reaches it.
+    pub cut: bool,
+    /// The shard has been told so.
+    pub hung_up: bool,
     /// Closed by the shard.
     pub closed: bool,
 }
@@ -86,6 +186,18 @@ pub struct Machine {
     pub fault: Option<Fault>,
     /// Shard on which the fault struck, and whether it struck a write of the log.
     pub fault_hit: Option<(usize, bool)>,
+    /// Reads started in this life.
+    pub reads: u64,
+    /// A read has failed in this life.
+    pub read_failed: bool,
+    /// A silent fault has struck in this run: nothing undoes that.
+    pub lie: Option<FaultKind>,
+    /// The device's cache is all that is written to.
+    lying_flush: bool,
+    /// Times an ordinary latency.
+    pub slowness: u64,
+    /// What was done to the machine in all its lives, counted by name.
+    pub injected: BTreeMap<&'static str, u64>,
     /// A lie of the driver.
     pub mutant: Mutant,
     /// Replies under way when the process died: the client may still get them.
@@ -111,6 +223,12 @@ impl Machine {
             operations: 0,
             fault: None,
             fault_hit: None,
+            reads: 0,
+            read_failed: false,
+            lie: None,
+            lying_flush: false,
+            slowness: 1,
+            injected: BTreeMap::new(),
             mutant: Mutant::None,
             last_words: Vec::new(),
             trace: Vec::new(),
@@ -141,21 +259,65 @@ impl Machine {
         }
     }
 
+    /// Count something that was done to the machine.
+    pub fn inject(&mut self, what: &'static str) {
+        *self.injected.entry(what).or_default() += 1;
+    }
+
     /// A broken operation, if this one is to be.
-    pub fn next_fault(&mut self, shard: usize, log_write: bool) -> Option<FaultKind> {
+    pub fn next_fault(&mut self, shard: usize, kind: OperationKind) -> Option<FaultKind> {
         self.operations += 1;
-        let fault = self.fault.filter(|f| f.operation == self.operations)?;
-        self.fault_hit = Some((shard, log_write));
-        self.note(|| format!("fault {:?} on shard {shard}", fault.kind));
+        let fault = self
+            .fault
+            .filter(|f| f.kind != FaultKind::Unreadable && f.operation <= self.operations)?;
+        let is_write = kind != OperationKind::Other;
+        if fault.kind.is_silent() && !is_write {
+            return None;
+        }
+        self.fault = None;
+        self.fault_hit = Some((
+            shard,
+            kind == OperationKind::LogWrite && !fault.kind.is_silent(),
+        ));
+        self.struck(shard, fault.kind);
         Some(fault.kind)
+    }
+
+    /// Whether this read is to fail.
+    pub fn next_read_fails(&mut self, shard: usize) -> bool {
+        self.reads += 1;
+        let fault = self
+            .fault
+            .filter(|f| f.kind == FaultKind::Unreadable && f.operation <= self.reads);
+        if fault.is_some() {
+            self.fault = None;
+            self.read_failed = true;
+            self.struck(shard, FaultKind::Unreadable);
+        }
+        fault.is_some()
+    }
+
+    fn struck(&mut self, shard: usize, kind: FaultKind) {
+        self.note(|| format!("fault {kind:?} on shard {shard}"));
+        self.inject(kind.name());
+        if kind.is_silent() {
+            self.lie = Some(kind);
+            self.lying_flush |= kind == FaultKind::LyingFlush;
+        }
+    }
+
+    /// Whether what is confirmed as durable is.
+    pub fn flush_is_honest(&self) -> bool {
+        !self.lying_flush
     }
 
     /// How long a disk operation takes.
     pub fn latency_ns(&mut self) -> u64 {
-        match self.rng.random_range(0..10) {
+        let ns = match self.rng.random_range(0..10) {
             0 => self.rng.random_range(500_000..5_000_000),
             _ => self.rng.random_range(10_000..400_000),
-        }
+        };
+        ns * self.slowness
     }
 
     /// The process is dead; leave what a crash leaves, and get ready for the next life.
@@ -181,6 +343,8 @@ impl Machine {
         }
         (self.ticks, self.operations) = (0, 0);
         (self.crash_at, self.fault, self.fault_hit) = (None, None, None);
+        (self.reads, self.read_failed, self.slowness) = (0, false, 1);
+        self.lying_flush = false;
         self.crashed = false;
         self.now_ns += 1_000_000;
         // The wall clock may be set back or forth while nobody looks.

@@ -10,6 +10,7 @@ use wire::{Code, Condition, Durability, slot};
 mod restart;
 
 use crate::client::{About, Append, Heard, Outcome, Said, Seen};
+use crate::promise::Promise;
 
 /// A promise that was broken, in words.
 pub type Broken = String;
@@ -32,6 +33,10 @@ pub struct Oracle {
     ended: HashMap<(usize, Vec<u8>), u32>,
     /// Appends that a restart did not show: they must not come back, unless they are sent again.
     gone: HashSet<usize>,
+    /// Which append was acked at a place, durably.
+    acked_at: HashMap<(u32, u64), usize>,
+    /// The device has failed a read or lied in this life: a read may be refused for damage.
+    pub media_failed: bool,
     /// What the last restart showed, by log and lsn.
     truth: Vec<BTreeMap<u64, Seen>>,
 }
@@ -88,10 +93,17 @@ impl Oracle {
         let key = (seen.stream, seen.key.clone());
         let version = self.versions.entry(key).or_default();
         *version = (*version).max(seen.version);
+        // Whatever a device gives back: what is served is what was sent, and at an acked place what was acked there.
+        if let Some(acked) = self.acked_at.get(&(seen.log, seen.lsn))
+            && name_of(seen).is_none_or(|(number, _)| number != *acked)
+        {
+            return Err(Promise::Corruption
+                .broken(format!("append {acked} was acked where {seen:?} is served")));
+        }
         match self.shown.get(&(seen.log, seen.lsn)) {
-            Some(before) if before != seen => Err(format!(
+            Some(before) if before != seen => Err(Promise::NoPhantom.broken(format!(
                 "a record changed: {before:?} was shown first, {seen:?} now"
-            )),
+            ))),
             Some(_) => Ok(()),
             None => {
                 self.shown.insert((seen.log, seen.lsn), seen.clone());
@@ -112,7 +124,7 @@ impl Oracle {
             .ok_or("a reply from a log that is not there")?;
         *claimed = (*claimed).max(durable);
         if epoch < self.epochs[log as usize] {
-            return Err(format!("log {log} went back to epoch {epoch}"));
+            return Err(Promise::Prefix.broken(format!("log {log} went back to epoch {epoch}")));
         }
         self.epochs[log as usize] = epoch;
         match (&heard.about, &heard.said) {
@@ -124,23 +136,24 @@ impl Oracle {
             ) => {
                 for pair in records.windows(2) {
                     if pair[0].version != pair[1].version + 1 {
-                        return Err(format!(
+                        return Err(Promise::Versions.broken(format!(
                             "history of {} leaps from version {} to {}",
                             show(key),
                             pair[0].version,
                             pair[1].version
-                        ));
+                        )));
                     }
                 }
                 let newest = records.first().map_or(0, |r| r.version);
                 if newest < *at_least {
-                    return Err(format!(
+                    return Err(Promise::Durable.broken(format!(
                         "{} was read at version {newest}, version {at_least} had been acked or read before",
                         show(key)
-                    ));
+                    )));
                 }
                 if records.iter().any(|r| r.key != *key) {
-                    return Err(format!("{} was asked and another key answered", show(key)));
+                    return Err(Promise::Corruption
+                        .broken(format!("{} was asked and another key answered", show(key))));
                 }
                 for record in records {
                     self.saw(record)?;
@@ -163,13 +176,14 @@ impl Oracle {
                     || (matches!(heard.about, About::Get { .. })
                         && self.ended.contains_key(&(*stream, key.clone())));
                 if *code == Code::NotFound && !may_be_gone {
-                    return Err(format!(
+                    return Err(Promise::Durable.broken(format!(
                         "{} was not found, version {at_least} had been acked or read before",
                         show(key)
-                    ));
+                    )));
                 }
-                if *code == Code::Internal {
-                    return Err(format!("read of {} failed: {message}", show(key)));
+                if *code == Code::Internal && !self.media_failed {
+                    return Err(Promise::Corruption
+                        .broken(format!("read of {} failed: {message}", show(key))));
                 }
             }
             (About::Scan { .. }, Said::Records { records, .. }) => {
@@ -178,11 +192,13 @@ impl Oracle {
                 }
             }
             (About::Scan { .. }, Said::Refused { code, message }) => {
-                if *code == Code::Internal {
-                    return Err(format!("a scan failed: {message}"));
+                if *code == Code::Internal && !self.media_failed {
+                    return Err(Promise::Corruption.broken(format!("a scan failed: {message}")));
                 }
             }
-            (about, said) => return Err(format!("{about:?} was answered {said:?}")),
+            (about, said) => {
+                return Err(Promise::Answers.broken(format!("{about:?} was answered {said:?}")));
+            }
         }
         Ok(())
     }
@@ -199,17 +215,17 @@ impl Oracle {
         };
         let count: u32 = parts.iter().map(|p| p.2).sum();
         if count as usize != append.records.len() || versions.len() != append.records.len() {
-            return Err(format!(
+            return Err(Promise::Answers.broken(format!(
                 "append {number} of {} records was acked with {count} and {} versions",
                 append.records.len(),
                 versions.len()
-            ));
+            )));
         }
         if append.durability != *durability {
-            return Err(format!(
+            return Err(Promise::Answers.broken(format!(
                 "append {number} asked for {:?} and got {durability:?}",
                 append.durability
-            ));
+            )));
         }
         if let Outcome::Acked {
             parts: p,
@@ -219,20 +235,25 @@ impl Oracle {
             && *d == Durability::Durable
             && (p != parts || v != versions)
         {
-            return Err(format!(
+            return Err(Promise::SafeRetries.broken(format!(
                 "the repeat of append {number} got another answer: {:?}, then {outcome:?}",
                 append.outcome
-            ));
+            )));
         }
         if let Outcome::Refused(code) = append.outcome
             && append.attempts == 1
         {
-            return Err(format!(
+            return Err(Promise::Answers.broken(format!(
                 "append {number} was acked after it had been refused with {code:?}"
-            ));
+            )));
         }
         append.outcome = outcome.clone();
         if *durability == Durability::Durable {
+            for (log, first, records) in parts {
+                for lsn in *first..first + u64::from(*records) {
+                    self.acked_at.insert((*log, lsn), number);
+                }
+            }
             let stream = append.stream;
             for (record, version) in append.records.iter().zip(versions) {
                 let newest = self
@@ -259,9 +280,9 @@ impl Oracle {
                     ..
                 },
                 code,
-            ) => Err(format!(
+            ) => Err(Promise::SafeRetries.broken(format!(
                 "append {number} was acked, its repeat refused with {code:?}"
-            )),
+            ))),
             (_, Code::ConditionFailed)
                 if append
                     .records
@@ -287,9 +308,9 @@ impl Oracle {
                 append.outcome = Outcome::Refused(code);
                 Ok(())
             }
-            (_, code) => Err(format!(
+            (_, code) => Err(Promise::Answers.broken(format!(
                 "append {number} was refused with {code:?}: {append:?}"
-            )),
+            ))),
         }
     }
 

@@ -3,6 +3,8 @@
 //! Draws the store, the clients, the requests, the crashes and the faults. It does not know what a promise is: the
 //! oracle does.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -15,20 +17,23 @@ use crate::disk::CrashMode;
 use crate::host::{Host, StoreConfig};
 use crate::machine::{Fault, FaultKind, Mutant};
 use crate::oracle::Broken;
+use crate::promise::Promise;
 use crate::scenario::{Failure, key_of, put};
 use crate::trial::{Fate, Trial};
 
 /// What a run went through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Lives of the machine.
     pub lives: u64,
     /// Of them, ended by a crash.
     pub crashes: u64,
-    /// Crashes while a shard recovered.
-    pub crashes_in_recovery: u64,
-    /// Broken disk operations.
-    pub faults: u64,
+    /// Crashes while a shard recovered: the first behind a life, the second in a row, the third and later.
+    pub crashes_in_recovery: [u64; 3],
+    /// What was done to the machine, by name.
+    pub injected: BTreeMap<&'static str, u64>,
+    /// What became of silent faults.
+    pub silent: Silent,
     /// Recoveries that began with a checkpoint.
     pub checkpoints: u64,
     /// Segments that were live at the end, beyond the first of each shard.
@@ -39,6 +44,88 @@ pub struct Report {
     pub records: u64,
 }
 
+/// What became of the silent faults of some runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silent {
+    /// They struck.
+    pub struck: u64,
+    /// A shard stopped at the restart and said where.
+    pub stopped: u64,
+    /// A read was refused.
+    pub refused: u64,
+    /// The end of a log was missing, which nothing on the media could tell.
+    pub tail_lost: u64,
+    /// Nothing was missing.
+    pub harmless: u64,
+}
+
+impl Report {
+    /// The sum of two.
+    pub fn add(&mut self, other: &Report) {
+        self.lives += other.lives;
+        self.crashes += other.crashes;
+        for (depth, count) in other.crashes_in_recovery.iter().enumerate() {
+            self.crashes_in_recovery[depth] += count;
+        }
+        for (name, count) in &other.injected {
+            *self.injected.entry(name).or_default() += count;
+        }
+        self.silent.struck += other.silent.struck;
+        self.silent.stopped += other.silent.stopped;
+        self.silent.refused += other.silent.refused;
+        self.silent.tail_lost += other.silent.tail_lost;
+        self.silent.harmless += other.silent.harmless;
+        self.checkpoints += other.checkpoints;
+        self.rolls += other.rolls;
+        self.appends += other.appends;
+        self.records += other.records;
+    }
+
+    /// Disk operations that were broken, loudly or silently.
+    pub fn faults(&self) -> u64 {
+        let kinds = FaultKind::LOUD.iter().chain(&FaultKind::SILENT);
+        kinds
+            .filter_map(|kind| self.injected.get(kind.name()))
+            .sum()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, second, third] = self.crashes_in_recovery;
+        let Silent {
+            struck,
+            stopped,
+            refused,
+            tail_lost,
+            harmless,
+        } = self.silent;
+        let injected: Vec<_> = self
+            .injected
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        writeln!(
+            f,
+            "{} lives, {} crashes, {} of them in a recovery ({second} in the second, {third} in the third or a later one in a row), \
+             {} recoveries from a checkpoint, {} segment rolls, {} appends, {} records at the end",
+            self.lives,
+            self.crashes,
+            first + second + third,
+            self.checkpoints,
+            self.rolls,
+            self.appends,
+            self.records
+        )?;
+        writeln!(f, "injected: {}", injected.join(", "))?;
+        write!(
+            f,
+            "silent faults: {struck} struck; {stopped} stopped the shard, {refused} were refused by a read, {tail_lost} took an end that nothing \
+             spoke of, {harmless} did nothing"
+        )
+    }
+}
+
 /// What a random run may do.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -46,7 +133,7 @@ pub struct Options {
     pub lives: u64,
     /// Requests of a life at most.
     pub requests: u64,
-    /// Break disk operations.
+    /// Break disk operations, cut connections, slow the device down, lie.
     pub faults: bool,
     /// Let the driver lie.
     pub mutant: Mutant,
@@ -73,6 +160,8 @@ struct Run {
     streams: usize,
     keys: usize,
     report: Report,
+    /// Crashes in recoveries in a row.
+    depth: usize,
 }
 
 /// A random run: everything follows from the seed.
@@ -118,9 +207,14 @@ pub fn traced(seed: u64, options: Options) -> (Result<Report, Broken>, Vec<Strin
         streams,
         keys,
         report: Report::default(),
+        depth: 0,
     };
     run.trial.lie(options.mutant);
     let result = run.lives();
+    {
+        let mut m = run.trial.host.machine.borrow_mut();
+        run.report.injected = std::mem::take(&mut m.injected);
+    }
     let trace = std::mem::take(&mut run.trial.host.machine.borrow_mut().trace);
     run.report.checkpoints = run.trial.checkpoints;
     run.report.rolls = run.trial.host.rolls();
@@ -134,24 +228,57 @@ impl Run {
         for _ in 0..self.rng.random_range(2..=self.options.lives) {
             self.report.lives += 1;
             if self.life()? == Fate::Crashed {
-                self.report.crashes += 1;
-                let mode = CrashMode::ALL[self.rng.random_range(0..CrashMode::ALL.len())];
-                self.trial.crash(mode)?;
+                self.crash()?;
             }
         }
         self.trial.open()?;
         self.trial.verify(10_000)?;
+        if self.options.faults && self.rng.random_bool(0.3) {
+            self.report.lives += 1;
+            self.lying_life()?;
+        }
         Ok(())
     }
 
-    fn life(&mut self) -> Result<Fate<()>, Broken> {
-        let early = self.rng.random_bool(0.25);
-        if early {
-            self.trial.host.machine.borrow_mut().crash_at = Some(self.rng.random_range(1..40));
+    fn crash(&mut self) -> Result<(), Broken> {
+        self.report.crashes += 1;
+        let mode = CrashMode::ALL[self.rng.random_range(0..CrashMode::ALL.len())];
+        self.trial.host.machine.borrow_mut().inject(mode.name());
+        self.trial.crash(mode)
+    }
+
+    /// Open the store, perhaps with a crash or a failing read on the way. Behind a crash another one is likely, so that
+    /// crashes nest.
+    fn start(&mut self) -> Result<Fate<()>, Broken> {
+        let early = self
+            .rng
+            .random_bool(if self.depth == 0 { 0.25 } else { 0.6 });
+        let unreadable = self.options.faults && self.rng.random_bool(0.03);
+        {
+            let mut m = self.trial.host.machine.borrow_mut();
+            m.crash_at = early.then(|| self.rng.random_range(1..40));
+            m.fault = unreadable.then(|| Fault {
+                operation: self.rng.random_range(1..12),
+                kind: FaultKind::Unreadable,
+            });
         }
-        if self.trial.open()? == Fate::Crashed {
-            self.report.crashes_in_recovery += 1;
-            return Ok(Fate::Crashed);
+        let opened = self.trial.open()?;
+        let mut m = self.trial.host.machine.borrow_mut();
+        m.fault = None;
+        if opened == Fate::Crashed && !m.read_failed {
+            self.report.crashes_in_recovery[self.depth.min(2)] += 1;
+            self.depth += 1;
+        } else {
+            self.depth = 0;
+        }
+        Ok(opened)
+    }
+
+    fn life(&mut self) -> Result<Fate<()>, Broken> {
+        alive!(self.start()?);
+        if self.trial.host.machine.borrow().read_failed {
+            // A checkpoint that could not be read: the log was.
+            self.trial.host.machine.borrow_mut().read_failed = false;
         }
         let page = self.rng.random_range(1..60);
         alive!(self.trial.verify(page)?);
@@ -161,7 +288,7 @@ impl Run {
             self.trial.crash(CrashMode::DropAll)?;
             alive!(self.trial.open()?);
             if alive!(self.trial.dump(1000)?) != before {
-                return Err("a second recovery shows another store".into());
+                return Err(Promise::Recovery.broken("a second recovery shows another store"));
             }
         }
         alive!(self.trial.repeat()?);
@@ -170,22 +297,24 @@ impl Run {
             let at = m.ticks + self.rng.random_range(1..500);
             m.crash_at = self.rng.random_bool(0.7).then_some(at);
             if self.options.faults && self.rng.random_bool(0.3) {
-                let kind = [FaultKind::Error, FaultKind::Full, FaultKind::Short]
-                    [self.rng.random_range(0..3)];
+                let kind = FaultKind::LOUD[self.rng.random_range(0..FaultKind::LOUD.len())];
+                let so_far = if kind == FaultKind::Unreadable {
+                    m.reads
+                } else {
+                    m.operations
+                };
                 m.fault = Some(Fault {
-                    operation: m.operations + self.rng.random_range(1..60),
+                    operation: so_far + self.rng.random_range(1..60),
                     kind,
                 });
             }
-        }
-        for _ in 0..self.rng.random_range(1..=self.options.requests) {
-            self.request();
-            for _ in 0..self.rng.random_range(0..4) {
-                alive!(self.trial.turn()?);
+            if self.options.faults && self.rng.random_bool(0.1) {
+                m.slowness = self.rng.random_range(5..100);
+                m.inject("slow device");
             }
         }
+        alive!(self.requests()?);
         let hit = self.trial.host.machine.borrow().fault_hit;
-        self.report.faults += u64::from(hit.is_some());
         if matches!(hit, Some((_, true))) {
             // Nothing more is acked there; what waits, waits for a restart.
             for _ in 0..300 {
@@ -204,6 +333,76 @@ impl Run {
                 self.trial.close()
             }
         }
+    }
+
+    fn requests(&mut self) -> Result<Fate<()>, Broken> {
+        for _ in 0..self.rng.random_range(1..=self.options.requests) {
+            if self.options.faults && self.rng.random_bool(0.02) {
+                let lanes = self
+                    .trial
+                    .lanes
+                    .as_ref()
+                    .map_or(1, crate::client::Lanes::count);
+                self.trial.cut(self.rng.random_range(0..lanes));
+            }
+            self.request();
+            for _ in 0..self.rng.random_range(0..4) {
+                alive!(self.trial.turn()?);
+            }
+        }
+        Ok(Fate::Alive(()))
+    }
+
+    /// The last life of a run: the device says that all went well, and it did not. What comes of it must be a refusal, a shard
+    /// that does not start and says where, or an end that is missing; never something wrong.
+    fn lying_life(&mut self) -> Result<(), Broken> {
+        {
+            let mut m = self.trial.host.machine.borrow_mut();
+            let kind = FaultKind::SILENT[self.rng.random_range(0..FaultKind::SILENT.len())];
+            m.fault = Some(Fault {
+                operation: m.operations + self.rng.random_range(1..40),
+                kind,
+            });
+        }
+        match self.lied_to() {
+            Ok(Some(0)) => self.report.silent.harmless += 1,
+            Ok(Some(_)) => self.report.silent.tail_lost += 1,
+            Ok(None) => return Ok(()),
+            // Whatever was asked, the answer was a refusal that names the damage.
+            Err(_) if self.refused() => self.report.silent.refused += 1,
+            Err(why) => return Err(why),
+        }
+        if self.trial.stopped {
+            self.report.silent.harmless -= 1;
+            self.report.silent.stopped += 1;
+        }
+        self.report.silent.struck += 1;
+        Ok(())
+    }
+
+    /// Records that a lie took; None: it was never told.
+    fn lied_to(&mut self) -> Result<Option<u64>, Broken> {
+        self.requests()?;
+        if self.trial.host.machine.borrow().lie.is_none() {
+            return Ok(None);
+        }
+        self.trial.settle()?;
+        for _ in 0..self.rng.random_range(0..30) {
+            self.trial.turn()?;
+        }
+        self.crash()?;
+        if self.trial.open()? == Fate::Crashed {
+            return Ok(Some(0));
+        }
+        match self.trial.verify_after_a_lie()? {
+            Fate::Alive(lost) => Ok(Some(lost)),
+            Fate::Crashed => Ok(Some(0)),
+        }
+    }
+
+    /// A read was refused for damage, and nothing worse was heard.
+    fn refused(&self) -> bool {
+        self.trial.refused_for_damage
     }
 
     fn key(&mut self, shard: usize) -> Vec<u8> {

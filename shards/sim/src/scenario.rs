@@ -13,6 +13,7 @@ pub use crate::host::StoreConfig;
 use crate::host::{Host, Snapshot};
 use crate::machine::{Fault, FaultKind, Mutant};
 use crate::oracle::{Broken, payload};
+use crate::promise::Promise;
 use crate::trial::{Fate, Trial};
 
 /// A run that broke a promise.
@@ -172,7 +173,7 @@ pub fn crash_behind(
         let first = judge(&mut trial)?;
         let second = judge(&mut trial)?;
         if first != second {
-            return Err("a second recovery shows another store".into());
+            return Err(Promise::Recovery.broken("a second recovery shows another store"));
         }
         Ok(ended)
     };
@@ -249,10 +250,10 @@ pub fn fail_operation(
                 trial.oracle.appends[refused].outcome,
                 Outcome::Refused(Code::Unavailable)
             ) {
-                return Err(format!(
+                return Err(Promise::FailStop.broken(format!(
                     "behind a failed write an append got {:?}",
                     trial.oracle.appends[refused].outcome
-                ));
+                )));
             }
             trial.reads_go_on()?;
         }

@@ -12,6 +12,7 @@ use crate::disk::CrashMode;
 use crate::host::{Host, Opened};
 use crate::machine::Mutant;
 use crate::oracle::{Broken, Oracle};
+use crate::promise::Promise;
 
 /// Turns without an answer after which a request counts as forgotten.
 const TURNS_MAX: usize = 20_000;
@@ -36,6 +37,15 @@ macro_rules! alive {
     };
 }
 
+fn is_damage(said: &Said) -> bool {
+    matches!(said, Said::Refused { code: wire::Code::Internal, message } if message.contains("damaged"))
+}
+
+/// A shard that stops says where: the file, or the segment.
+fn names_a_place(why: &str) -> bool {
+    why.contains("segment")
+}
+
 /// See the module's header.
 pub struct Trial {
     /// The machine with its store.
@@ -53,6 +63,10 @@ pub struct Trial {
     sequences: BTreeMap<(usize, usize), u64>,
     /// A log write of this shard failed when so many appends had been sent.
     failed_from: Option<(usize, usize)>,
+    /// After a silent fault a shard did not start, and said where the damage is.
+    pub stopped: bool,
+    /// The answer to a scan, the last thing that was asked, was that something is damaged.
+    pub refused_for_damage: bool,
 }
 
 impl Trial {
@@ -69,6 +83,8 @@ impl Trial {
             checkpoints: 0,
             sequences: BTreeMap::new(),
             failed_from: None,
+            stopped: false,
+            refused_for_damage: false,
         }
     }
 
@@ -92,7 +108,18 @@ impl Trial {
                 Ok(Fate::Alive(()))
             }
             Opened::Crashed => Ok(Fate::Crashed),
-            Opened::Stopped(why) => Err(format!("a shard stopped: {why}")),
+            Opened::Stopped(why) => {
+                let m = self.host.machine.borrow();
+                // A read that fails stops a start; the next one finds the device well again.
+                if m.read_failed && why.contains("failed") {
+                    return Ok(Fate::Crashed);
+                }
+                if m.lie.is_some() && names_a_place(&why) {
+                    self.stopped = true;
+                    return Ok(Fate::Crashed);
+                }
+                Err(Promise::Durable.broken(format!("a shard stopped: {why}")))
+            }
         }
     }
 
@@ -132,6 +159,10 @@ impl Trial {
             }
             (heard, m.fault_hit)
         };
+        self.oracle.media_failed = {
+            let m = self.host.machine.borrow();
+            m.read_failed || m.lie.is_some()
+        };
         for one in &heard {
             self.oracle.heard(one)?;
             if let (
@@ -146,9 +177,9 @@ impl Trial {
                 && *number >= from
                 && parts.iter().any(|p| p.0 as usize == shard)
             {
-                return Err(format!(
+                return Err(Promise::FailStop.broken(format!(
                     "append {number} was acked by shard {shard} after a write of its log had failed"
-                ));
+                )));
             }
         }
         if self.failed_from.is_none()
@@ -194,6 +225,7 @@ impl Trial {
             producer,
             records,
             outcome: Outcome::Unknown,
+            connection: 0,
             life: self.life,
             attempts: 1,
         };
@@ -205,6 +237,8 @@ impl Trial {
     fn put(&mut self, number: usize) {
         let mut m = self.host.machine.borrow_mut();
         if let Some(lanes) = &mut self.lanes {
+            self.oracle.appends[number].connection =
+                lanes.connection(self.oracle.appends[number].lane);
             let append = &self.oracle.appends[number];
             let id = lanes.append(&mut m, number, append);
             m.note(|| {
@@ -212,6 +246,28 @@ impl Trial {
                 let (durability, producer) = (append.durability, append.producer);
                 format!("request {id} is append {number} of lane {}: {durability:?} {producer:?} {keys:?}", append.lane)
             });
+        }
+    }
+
+    /// Cut the connection of a lane before its answers come. The client connects again and sends again what it may: the
+    /// appends of its producers.
+    pub fn cut(&mut self, lane: usize) {
+        let shards = self.host.config.shards;
+        let unheard = {
+            let mut m = self.host.machine.borrow_mut();
+            m.inject("cut connection");
+            m.note(|| format!("lane {lane} is cut"));
+            match &mut self.lanes {
+                Some(lanes) => lanes.cut(&mut m, lane, shards),
+                None => return,
+            }
+        };
+        for number in unheard {
+            if self.oracle.appends[number].producer.is_some() {
+                self.oracle.sent_again(number, self.life);
+                self.host.machine.borrow_mut().inject("retry");
+                self.put(number);
+            }
         }
     }
 
@@ -233,7 +289,7 @@ impl Trial {
                 }
             }
         }
-        Err(format!("request {id} is not answered"))
+        Err(Promise::Answers.broken(format!("request {id} is not answered")))
     }
 
     /// Turn until nobody waits for anything.
@@ -261,10 +317,10 @@ impl Trial {
                 )
             })
             .collect();
-        Err(format!(
+        Err(Promise::Answers.broken(format!(
             "{} requests are not answered; connections (served by, unread, unheard, paused, closed): {wires:?}",
             self.lanes.as_ref().map_or(0, Lanes::waiting)
-        ))
+        )))
     }
 
     /// New connections in place of those that were closed; what waited there is never answered.
@@ -291,9 +347,9 @@ impl Trial {
                     ..
                 } => {}
                 other => {
-                    return Err(format!(
+                    return Err(Promise::Answers.broken(format!(
                         "behind a failed write a history was answered {other:?}"
-                    ));
+                    )));
                 }
             }
         }
@@ -331,12 +387,20 @@ impl Trial {
                     } => {
                         for seen in records {
                             if let Some(twice) = dump[seen.log as usize].insert(seen.lsn, seen) {
-                                return Err(format!("a scan shows {twice:?} twice"));
+                                return Err(
+                                    Promise::Prefix.broken(format!("a scan shows {twice:?} twice"))
+                                );
                             }
                         }
                         cursor = next;
                     }
-                    other => return Err(format!("a scan was answered {other:?}")),
+                    other => {
+                        let lied = self.host.machine.borrow().lie.is_some();
+                        self.refused_for_damage = lied && is_damage(&other);
+                        return Err(
+                            Promise::Answers.broken(format!("a scan was answered {other:?}"))
+                        );
+                    }
                 }
             }
         }
@@ -379,9 +443,9 @@ impl Trial {
                 Some(Said::Records { records, .. })
                     if records == [newest.clone()] && !newest.tombstone => {}
                 other => {
-                    return Err(format!(
+                    return Err(Promise::Answers.broken(format!(
                         "get was answered {other:?}; the scan shows {newest:?}"
-                    ));
+                    )));
                 }
             }
             alive!(self.verify_history(lane, &expected, page)?);
@@ -407,17 +471,17 @@ impl Trial {
                     records
                 }
                 other => {
-                    return Err(format!(
+                    return Err(Promise::Answers.broken(format!(
                         "history was answered {other:?}, {} versions from {:?} on are left",
                         left.len(),
                         left.first()
-                    ));
+                    )));
                 }
             };
             if let Some((wrong, right)) = records.iter().zip(left).find(|(a, b)| a != b) {
-                return Err(format!(
+                return Err(Promise::NoPhantom.broken(format!(
                     "history shows {wrong:?}, the scan showed {right:?}"
-                ));
+                )));
             }
             left = &left[records.len()..];
             let Some(last) = records.last().filter(|_| !left.is_empty()) else {
@@ -438,6 +502,16 @@ impl Trial {
             self.put(number);
         }
         self.settle()
+    }
+
+    /// Judge what a restart shows after the device has lied: the end of a log may be missing, and then silently, if nothing on
+    /// the media speaks of it. Gives the records that were acked durably and are lost.
+    ///
+    /// # Errors
+    /// Anything that is there and wrong, or missing before the end.
+    pub fn verify_after_a_lie(&mut self) -> Result<Fate<u64>, Broken> {
+        let dump = alive!(self.dump(1000)?);
+        self.oracle.check_after_a_lie(&dump).map(Fate::Alive)
     }
 
     /// Let the driver lie from now on.

@@ -10,7 +10,7 @@ use shard::preparer::Step;
 use uring::Buffer;
 
 use super::SimDriver;
-use crate::machine::{FaultKind, Machine, Mutant};
+use crate::machine::{FaultKind, Machine, Mutant, OperationKind};
 
 /// Zeroes that a preparation writes at once.
 const ZERO_CHUNK: usize = 64 * 1024;
@@ -55,6 +55,7 @@ pub(super) enum Operation {
         buffer: Buffer,
         len: usize,
         token: u64,
+        fails: bool,
     },
     Prepare(Box<Preparation>),
     Send {
@@ -89,10 +90,16 @@ impl SimDriver {
             } => {
                 let result = match fault {
                     None => Ok(len),
+                    Some(kind) if kind.is_silent() => Ok(len),
                     Some(FaultKind::Short) => Ok(m.rng.random_range(0..len / 512) * 512),
                     Some(kind) => Err(broken(kind)),
                 };
                 match &result {
+                    Ok(_) if fault == Some(FaultKind::Lost) => m.disk.lose_write(file, id),
+                    Ok(_) if fault == Some(FaultKind::Misdirected) => {
+                        let place = m.disk.misdirect_write(&mut m.rng, file, id);
+                        m.note(|| format!("the write has landed at {place}"));
+                    }
                     Ok(_) if durable && m.mutant == Mutant::AckBeforeFlush => {
                         let due_ns = m.now_ns + 50 * m.latency_ns();
                         self.pending.push(Pending {
@@ -100,15 +107,21 @@ impl SimDriver {
                             operation: Operation::Late { file, id, len },
                         });
                     }
-                    Ok(count) => m.disk.finish_write(file, id, *count, durable),
+                    Ok(count) => {
+                        let durable = durable && m.flush_is_honest();
+                        m.disk.finish_write(file, id, *count, durable);
+                    }
                     // The write stays unsynced for ever: whatever a crash makes of it.
                     Err(_) => {}
                 }
+                if fault == Some(FaultKind::Rot) {
+                    let place = m.disk.rot(&mut m.rng);
+                    m.note(|| format!("a bit rots in {place}"));
+                }
                 m.tick(|| format!("shard {shard} write of file {file} ends: {result:?}"));
-                let result = if m.mutant == Mutant::IgnoreShort {
-                    result.map(|_| len)
-                } else {
-                    result
+                let result = match (m.mutant, result) {
+                    (Mutant::IgnoreShort, Ok(_)) | (Mutant::RetryFailed, Err(_)) => Ok(len),
+                    (_, result) => result,
                 };
                 self.ready.push(Event::Written { token, result });
             }
@@ -123,7 +136,7 @@ impl SimDriver {
                     None => Ok(()),
                     Some(kind) => Err(broken(kind)),
                 };
-                if result.is_ok() && m.mutant != Mutant::SkipSync {
+                if result.is_ok() && m.mutant != Mutant::SkipSync && m.flush_is_honest() {
                     m.disk.finish_sync(file, &ids);
                 }
                 m.tick(|| format!("shard {shard} sync of file {file} ends: {result:?}"));
@@ -135,24 +148,33 @@ impl SimDriver {
                 mut buffer,
                 len,
                 token,
+                fails,
             } => {
-                let count = m.disk.read(file, offset as usize, &mut buffer[..len]);
-                m.tick(|| format!("shard {shard} read {len} at {offset} of file {file}: {count}"));
+                let result = if fails {
+                    Err(broken(FaultKind::Error))
+                } else {
+                    Ok(m.disk.read(file, offset as usize, &mut buffer[..len]))
+                };
+                m.tick(|| {
+                    format!("shard {shard} read {len} at {offset} of file {file}: {result:?}")
+                });
                 self.ready.push(Event::Read {
                     token,
                     buffer,
-                    result: Ok(count),
+                    result,
                 });
             }
             Operation::Prepare(preparation) => self.prepare_step(m, preparation),
             Operation::Send { conn, socket, data } => {
-                m.wires[socket as usize].inbox.extend_from_slice(&data);
+                let wire = &mut m.wires[socket as usize];
+                let result = if wire.cut {
+                    Err(io::Error::from(io::ErrorKind::ConnectionReset))
+                } else {
+                    wire.inbox.extend_from_slice(&data);
+                    Ok(())
+                };
                 if self.conns[conn.0 as usize].is_some() {
-                    self.ready.push(Event::Sent {
-                        conn,
-                        data,
-                        result: Ok(()),
-                    });
+                    self.ready.push(Event::Sent { conn, data, result });
                 }
             }
         }
@@ -191,8 +213,9 @@ impl SimDriver {
                 let id = m.disk.start_write(p.file, 0, p.header.clone());
                 m.disk.finish_write(p.file, id, p.header.len(), false);
             }
-            Step::SyncFile if m.mutant == Mutant::SkipSync => {}
+            Step::SyncFile if m.mutant == Mutant::SkipSync || !m.flush_is_honest() => {}
             Step::SyncFile => m.disk.finish_sync(p.file, &p.syncing),
+            Step::SyncDirectory if m.mutant == Mutant::SkipDirectorySync => {}
             Step::SyncDirectory => m.disk.sync_directory(shard),
         }
         m.tick(|| format!("shard {shard} slot {}: {step:?}", p.slot));
@@ -208,7 +231,7 @@ impl SimDriver {
             });
             return;
         }
-        p.fault = m.next_fault(shard, false);
+        p.fault = m.next_fault(shard, OperationKind::Other);
         self.push(m, Operation::Prepare(p));
     }
 

@@ -6,6 +6,7 @@ use wire::{Code, Condition, Durability};
 
 use super::{Broken, Oracle, name_of, owner, show};
 use crate::client::{Append, Outcome, Seen, content_type};
+use crate::promise::Promise;
 
 impl Oracle {
     /// Every record that the store shows after a restart (or at rest), by log and lsn, against everything that was said.
@@ -23,7 +24,10 @@ impl Oracle {
         for ((log, lsn), shown) in &self.shown {
             match dump[*log as usize].get(lsn) {
                 Some(now) if now == shown => {}
-                now => return Err(format!("a read showed {shown:?}; now {now:?} is there")),
+                now => {
+                    return Err(Promise::NoPhantom
+                        .broken(format!("a read showed {shown:?}; now {now:?} is there")));
+                }
             }
         }
         self.check_appends(&dump)?;
@@ -47,18 +51,29 @@ impl Oracle {
         durable: u64,
     ) -> Result<(), Broken> {
         if durable < self.claimed[log] {
-            return Err(format!(
+            return Err(Promise::Durable.broken(format!(
                 "log {log} claimed that lsn {} is durable and now ends at {durable}",
                 self.claimed[log]
-            ));
+            )));
         }
         if let Some((last, _)) = records.last_key_value()
             && *last > durable
         {
-            return Err(format!(
+            return Err(Promise::NoPhantom.broken(format!(
                 "log {log} shows lsn {last} and says that {durable} is durable"
-            ));
+            )));
         }
+        let next = self.check_density(log, records)?;
+        if next <= durable {
+            return Err(Promise::Prefix.broken(format!(
+                "log {log} ends at lsn {durable} and shows no record from {next} on"
+            )));
+        }
+        Ok(())
+    }
+
+    /// No lsn is missing; the one behind the last.
+    fn check_density(&self, log: usize, records: &BTreeMap<u64, Seen>) -> Result<u64, Broken> {
         // Each stream takes one lsn for its definition, before its first record.
         let mut streams = Vec::new();
         let (mut next, mut time) = (1, 0);
@@ -69,22 +84,19 @@ impl Oracle {
                 streams.push(seen.stream);
             }
             if missing > u64::from(new) {
-                return Err(format!(
+                return Err(Promise::Prefix.broken(format!(
                     "log {log} has no records from lsn {next} to {}",
                     lsn - 1
-                ));
+                )));
             }
             if seen.timestamp_us < time {
-                return Err(format!("log time of log {log} goes back at lsn {lsn}"));
+                return Err(
+                    Promise::Prefix.broken(format!("log time of log {log} goes back at lsn {lsn}"))
+                );
             }
             (next, time) = (lsn + 1, seen.timestamp_us);
         }
-        if next <= durable {
-            return Err(format!(
-                "log {log} ends at lsn {durable} and shows no record from {next} on"
-            ));
-        }
-        Ok(())
+        Ok(next)
     }
 
     /// Where the records of an append are: by shard, the lsn of its first record there.
@@ -95,21 +107,20 @@ impl Oracle {
         let mut places = HashMap::new();
         for (log, records) in dump.iter().enumerate() {
             for seen in records.values() {
-                let (number, ordinal) =
-                    name_of(seen).ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
-                let append = self
-                    .appends
-                    .get(number)
-                    .ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
+                let (number, ordinal) = name_of(seen).ok_or_else(|| {
+                    Promise::Corruption.broken(format!("nobody ever sent {seen:?}"))
+                })?;
+                let append = self.appends.get(number).ok_or_else(|| {
+                    Promise::Corruption.broken(format!("nobody ever sent {seen:?}"))
+                })?;
                 if self.gone.contains(&number) {
-                    return Err(format!(
+                    return Err(Promise::Prefix.broken(format!(
                         "append {number} was not there after a restart and came back"
-                    ));
+                    )));
                 }
-                let sent = append
-                    .records
-                    .get(ordinal)
-                    .ok_or_else(|| format!("nobody ever sent {seen:?}"))?;
+                let sent = append.records.get(ordinal).ok_or_else(|| {
+                    Promise::Corruption.broken(format!("nobody ever sent {seen:?}"))
+                })?;
                 let as_sent = sent.tombstone == seen.tombstone
                     && seen.content_type == content_type(number, ordinal, sent);
                 if !as_sent
@@ -118,7 +129,8 @@ impl Oracle {
                     || append.stream != seen.stream
                     || owner(self.shards, &seen.key) != log
                 {
-                    return Err(format!("sent as {sent:?} and stored as {seen:?}"));
+                    return Err(Promise::Corruption
+                        .broken(format!("sent as {sent:?} and stored as {seen:?}")));
                 }
                 let before = append.records[..ordinal]
                     .iter()
@@ -129,13 +141,45 @@ impl Oracle {
                     .checked_sub(before)
                     .ok_or_else(|| format!("append {number} starts before the log"))?;
                 if *places.entry((number, log)).or_insert(first) != first {
-                    return Err(format!(
+                    return Err(Promise::SafeRetries.broken(format!(
                         "append {number} is in log {log} twice, or out of order: {seen:?}"
-                    ));
+                    )));
                 }
             }
         }
         Ok(places)
+    }
+
+    /// The same when the device has lied: the end of a log may be missing, nothing else. Gives the records that were acked
+    /// durably and are not there.
+    ///
+    /// # Errors
+    /// The promise that is broken.
+    pub fn check_after_a_lie(&self, dump: &[BTreeMap<u64, Seen>]) -> Result<u64, Broken> {
+        let places = self.place(dump)?;
+        let mut lost = 0;
+        for (log, records) in dump.iter().enumerate() {
+            let end = self.check_density(log, records)?;
+            let shown = self.shown.range((log as u32, 0)..(log as u32, end));
+            for ((_, lsn), before) in shown {
+                if records.get(lsn) != Some(before) {
+                    return Err(Promise::Corruption.broken(format!(
+                        "a read showed {before:?}; now {:?} is there",
+                        records.get(lsn)
+                    )));
+                }
+            }
+            for number in 0..self.appends.len() {
+                let place = places.get(&(number, log)).copied();
+                let cut = self.appends[number].acked_in(log, end);
+                match (place, cut) {
+                    (None, Some(records)) => lost += records,
+                    _ => self.check_part(number, log, place, records)?,
+                }
+            }
+        }
+        check_histories(&self.appends, dump)?;
+        Ok(lost)
     }
 
     fn check_appends(&mut self, dump: &[BTreeMap<u64, Seen>]) -> Result<(), Broken> {
@@ -170,7 +214,7 @@ impl Oracle {
     fn check_order(&self, log: usize, places: &HashMap<(usize, usize), u64>) -> Result<(), Broken> {
         // By lane: the last append that is not there, and where the last one is that is.
         let mut lost: HashMap<usize, usize> = HashMap::new();
-        let mut last: HashMap<usize, u64> = HashMap::new();
+        let mut last: HashMap<(usize, u32, u64), u64> = HashMap::new();
         for (number, append) in self.appends.iter().enumerate() {
             if !append
                 .records
@@ -183,20 +227,21 @@ impl Oracle {
                 // A repeated request keeps its place, or is new: only those sent once are in order.
                 Some(first) if append.attempts == 1 => {
                     if let Some(gap) = lost.get(&append.lane)
-                        && self.appends[*gap].life == append.life
+                        && (self.appends[*gap].life, self.appends[*gap].connection)
+                            == (append.life, append.connection)
                     {
-                        return Err(format!(
+                        return Err(Promise::Prefix.broken(format!(
                             "append {number} is in log {log}, append {gap} that was sent before it is not"
-                        ));
+                        )));
                     }
                     if last
-                        .insert(append.lane, *first)
+                        .insert((append.lane, append.life, append.connection), *first)
                         .is_some_and(|before| before >= *first)
                     {
-                        return Err(format!(
+                        return Err(Promise::Prefix.broken(format!(
                             "append {number} of lane {} is in log {log} before what was sent earlier",
                             append.lane
-                        ));
+                        )));
                     }
                 }
                 Some(_) => {}
@@ -240,9 +285,9 @@ impl Oracle {
                         if (&seen.key, &seen.payload, seen.tombstone)
                             == (&sent.key, &sent.payload, sent.tombstone) => {}
                     other => {
-                        return Err(format!(
+                        return Err(Promise::Prefix.broken(format!(
                             "append {number} is in log {log} in part: lsn {lsn} holds {other:?}"
-                        ));
+                        )));
                     }
                 }
             }
@@ -257,31 +302,33 @@ impl Oracle {
             Outcome::Refused(code)
                 if append.attempts == 1 && *code != Code::Unavailable && place.is_some() =>
             {
-                return Err(format!(
+                return Err(Promise::Answers.broken(format!(
                     "append {number} was refused with {code:?} and is in log {log}"
-                ));
+                )));
             }
             Outcome::Refused(_) | Outcome::Unknown => return Ok(()),
         };
         let Some((_, acked, _)) = parts.iter().find(|p| p.0 as usize == log) else {
-            return Err(format!("append {number} was acked without log {log}"));
+            return Err(
+                Promise::Answers.broken(format!("append {number} was acked without log {log}"))
+            );
         };
         match place {
-            None if durability == Durability::Durable => Err(format!(
+            None if durability == Durability::Durable => Err(Promise::Durable.broken(format!(
                 "append {number} was acked durably at lsn {acked} of log {log} and is lost"
-            )),
+            ))),
             None => Ok(()),
-            Some(first) if first != *acked => Err(format!(
+            Some(first) if first != *acked => Err(Promise::Durable.broken(format!(
                 "append {number} was acked at lsn {acked} of log {log} and is at {first}"
-            )),
+            ))),
             Some(first) => match (first..)
                 .zip(&own)
                 .find(|(lsn, ordinal)| records[lsn].version != versions[**ordinal])
             {
-                Some((lsn, ordinal)) => Err(format!(
+                Some((lsn, ordinal)) => Err(Promise::Versions.broken(format!(
                     "append {number} was acked with version {} and has {:?}",
                     versions[*ordinal], records[&lsn]
-                )),
+                ))),
                 None => Ok(()),
             },
         }
@@ -296,12 +343,12 @@ fn check_histories(appends: &[Append], dump: &[BTreeMap<u64, Seen>]) -> Result<(
             .entry((seen.stream, seen.key.clone()))
             .or_insert((0, true));
         if seen.version != entry.0 + 1 {
-            return Err(format!(
+            return Err(Promise::Versions.broken(format!(
                 "{} goes from version {} to {}",
                 show(&seen.key),
                 entry.0,
                 seen.version
-            ));
+            )));
         }
         let condition = name_of(seen).map(|(n, o)| appends[n].records[o].condition);
         let held = match condition {
@@ -310,9 +357,9 @@ fn check_histories(appends: &[Append], dump: &[BTreeMap<u64, Seen>]) -> Result<(
             _ => true,
         };
         if !held {
-            return Err(format!(
+            return Err(Promise::Versions.broken(format!(
                 "{condition:?} did not hold for {seen:?}: the key was at {entry:?}"
-            ));
+            )));
         }
         *entry = (seen.version, seen.tombstone);
     }
