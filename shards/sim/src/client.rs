@@ -71,6 +71,8 @@ pub struct Append {
     pub life: u32,
     /// Connection on which, within that life.
     pub connection: u64,
+    /// That connection was cut before the answer, and the disk was failing: it may have been refused.
+    pub unheard: bool,
     /// Times it was sent.
     pub attempts: u32,
 }

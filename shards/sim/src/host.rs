@@ -93,7 +93,8 @@ impl Host {
             connections_max: 64,
             payload_bytes_max: config.payload_bytes_max,
             segment_bytes: config.segment_bytes,
-            cache_bytes: Some(4 << 20),
+            // So small that records are read from the device often.
+            cache_bytes: Some(256 << 10),
         });
         Host {
             machine: Rc::new(RefCell::new(Machine::new(seed, config.shards))),

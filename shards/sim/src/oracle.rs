@@ -16,7 +16,7 @@ use crate::promise::Promise;
 pub type Broken = String;
 
 /// See the module's header.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Oracle {
     /// Every append that was ever sent.
     pub appends: Vec<Append>,

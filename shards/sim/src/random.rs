@@ -360,7 +360,7 @@ impl Run {
             let mut m = self.trial.host.machine.borrow_mut();
             let kind = FaultKind::SILENT[self.rng.random_range(0..FaultKind::SILENT.len())];
             m.fault = Some(Fault {
-                operation: m.operations + self.rng.random_range(1..40),
+                operation: m.operations + self.rng.random_range(1..12),
                 kind,
             });
         }
@@ -387,6 +387,7 @@ impl Run {
             return Ok(None);
         }
         self.trial.settle()?;
+        self.trial.read_behind_a_lie()?;
         for _ in 0..self.rng.random_range(0..30) {
             self.trial.turn()?;
         }

@@ -12,7 +12,7 @@ use crate::disk::CrashMode;
 pub use crate::host::StoreConfig;
 use crate::host::{Host, Snapshot};
 use crate::machine::{Fault, FaultKind, Mutant};
-use crate::oracle::{Broken, payload};
+use crate::oracle::{Broken, Oracle, payload};
 use crate::promise::Promise;
 use crate::trial::{Fate, Trial};
 
@@ -315,6 +315,37 @@ pub fn crash_at_start(
     trial.crash(mode)?;
     trial.open()?;
     Ok(through)
+}
+
+/// Crash behind each of `ticks` in recoveries that follow each other, then recover for good, twice: the same must be there, and
+/// everything that `oracle` was told. Gives how many of the crashes came before their recovery had ended.
+///
+/// # Errors
+/// The promise that is broken.
+pub fn crash_in_recoveries(
+    store: &Snapshot,
+    oracle: &Oracle,
+    seed: u64,
+    ticks: &[u64],
+    mode: CrashMode,
+) -> Result<usize, Broken> {
+    let mut trial = Trial::new(Host::from_snapshot(seed, store), 1, 1);
+    trial.oracle = oracle.clone();
+    let mut deep = 0;
+    for tick in ticks {
+        trial.host.machine.borrow_mut().crash_at = Some(*tick);
+        let mut alive = trial.open()? == Fate::Alive(());
+        deep += usize::from(!alive);
+        // A crash that was put behind more than a recovery does comes while the next segment is made.
+        for _ in 0..20 {
+            alive = alive && !matches!(trial.turn()?, Fate::Crashed);
+        }
+        trial.crash(mode)?;
+    }
+    if judge(&mut trial)? != judge(&mut trial)? {
+        return Err(Promise::Recovery.broken("a second recovery shows another store"));
+    }
+    Ok(deep)
 }
 
 fn judge(trial: &mut Trial) -> Result<Vec<Vec<crate::client::Seen>>, Broken> {

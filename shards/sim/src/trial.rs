@@ -63,6 +63,8 @@ pub struct Trial {
     sequences: BTreeMap<(usize, usize), u64>,
     /// A log write of this shard failed when so many appends had been sent.
     failed_from: Option<(usize, usize)>,
+    /// Appends of this life whose answers were cut.
+    unheard: Vec<usize>,
     /// After a silent fault a shard did not start, and said where the damage is.
     pub stopped: bool,
     /// The answer to a scan, the last thing that was asked, was that something is damaged.
@@ -83,6 +85,7 @@ impl Trial {
             checkpoints: 0,
             sequences: BTreeMap::new(),
             failed_from: None,
+            unheard: Vec::new(),
             stopped: false,
             refused_for_damage: false,
         }
@@ -128,6 +131,10 @@ impl Trial {
     /// # Errors
     /// What is wrong with a last reply.
     pub fn crash(&mut self, mode: CrashMode) -> Result<(), Broken> {
+        let failing = self.host.machine.borrow().fault_hit.is_some();
+        for number in std::mem::take(&mut self.unheard) {
+            self.oracle.appends[number].unheard = failing;
+        }
         self.host.crash(mode);
         self.hear()?;
         self.lanes = None;
@@ -226,6 +233,7 @@ impl Trial {
             records,
             outcome: Outcome::Unknown,
             connection: 0,
+            unheard: false,
             life: self.life,
             attempts: 1,
         };
@@ -262,6 +270,7 @@ impl Trial {
                 None => return,
             }
         };
+        self.unheard.extend(&unheard);
         for number in unheard {
             if self.oracle.appends[number].producer.is_some() {
                 self.oracle.sent_again(number, self.life);
@@ -504,12 +513,27 @@ impl Trial {
         self.settle()
     }
 
+    /// Read the history of every key, whatever the answer: the oracle sees to it that it is not wrong.
+    ///
+    /// # Errors
+    /// What is wrong with a reply, or that none comes.
+    pub fn read_behind_a_lie(&mut self) -> Result<Fate<()>, Broken> {
+        for (stream, key) in self.oracle.acked_keys() {
+            let history = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, 0, 0));
+            alive!(self.answer(history)?);
+            let get = self.ask(|lanes, m| lanes.get(m, 0, stream, &key, 0));
+            alive!(self.answer(get)?);
+        }
+        Ok(Fate::Alive(()))
+    }
+
     /// Judge what a restart shows after the device has lied: the end of a log may be missing, and then silently, if nothing on
     /// the media speaks of it. Gives the records that were acked durably and are lost.
     ///
     /// # Errors
     /// Anything that is there and wrong, or missing before the end.
     pub fn verify_after_a_lie(&mut self) -> Result<Fate<u64>, Broken> {
+        alive!(self.read_behind_a_lie()?);
         let dump = alive!(self.dump(1000)?);
         self.oracle.check_after_a_lie(&dump).map(Fate::Alive)
     }

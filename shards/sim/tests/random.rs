@@ -23,14 +23,16 @@ fn run(seeds: std::ops::Range<u64>, options: Options) -> Report {
 #[test]
 fn what_was_promised_holds_through_crashes_of_the_machine() {
     let total = run(
-        0..300,
+        0..200,
         Options {
             faults: false,
             ..Options::default()
         },
     );
     assert!(
-        total.crashes > 500 && total.crashes_in_recovery.iter().all(|crashes| *crashes > 5),
+        total.crashes > 400
+            && total.crashes_in_recovery[0] > 30
+            && total.crashes_in_recovery[2] > 0,
         "{total:?}"
     );
     assert!(
@@ -41,7 +43,7 @@ fn what_was_promised_holds_through_crashes_of_the_machine() {
 
 #[test]
 fn what_was_promised_holds_with_broken_disk_operations_too() {
-    let total = run(1000..1200, Options::default());
+    let total = run(1000..1150, Options::default());
     assert!(total.faults() > 20, "{total:?}");
 }
 

@@ -11,7 +11,7 @@ use wire::{Condition, Durability};
 #[test]
 fn a_crash_behind_every_operation_of_the_first_start_leaves_a_store_that_starts() {
     for mode in CrashMode::ALL {
-        for seed in 0..12 {
+        for seed in 0..8 {
             let mut k = 1;
             while !crash_at_start(
                 None,

@@ -251,6 +251,7 @@ impl Oracle {
                         .iter()
                         .any(|r| r.condition != Condition::None);
                     if !conditional
+                        && !append.unheard
                         && append.producer.is_none()
                         && !matches!(append.outcome, Outcome::Refused(_))
                     {
