@@ -97,3 +97,38 @@ fn sectors_of_an_earlier_life_of_a_recycled_segment_are_refused_by_a_scan() {
     }
     assert!(cases >= 3, "{cases}");
 }
+
+/// A record's checksum names its log and lsn, not the term that wrote it: a record of a cut tail verified in the place of the
+/// one that was acked under its lsn, when the device had lost the write. A recovery wipes what it cuts off.
+#[test]
+fn a_lost_write_in_the_place_of_a_batch_that_was_cut_off_is_found_by_every_read() {
+    let (store, _) = filled(CONFIG, &[], false).unwrap();
+    let mut cases = 0;
+    for seed in 0..60 {
+        let Some((mut trial, _)) = cut(&store, seed) else {
+            continue;
+        };
+        cases += 1;
+        let (_, before) = second_segment(&trial).unwrap();
+        same_again(&mut trial);
+        let (file, new) = second_segment(&trial).unwrap();
+        {
+            let mut m = trial.host.machine.borrow_mut();
+            let mut image = m.disk.image_mut(file);
+            // All writes but the first of the segment are lost: the sectors that were there stay.
+            let first = 17 * BLOCK_BYTES;
+            for (offset, byte) in before.iter().enumerate().skip(BLOCK_BYTES + first) {
+                if new[offset] != *byte {
+                    image.change(offset, |b| *b = *byte);
+                }
+            }
+            m.lie = Some(FaultKind::Lost);
+        }
+        trial
+            .read_behind_a_lie()
+            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        trial.dump(1000).unwrap_err();
+        assert!(trial.refused_for_damage, "seed {seed}");
+    }
+    assert!(cases >= 3, "{cases}");
+}

@@ -1,12 +1,13 @@
 //! From the files of a log to a partition that takes writes: checkpoint, then the log behind it.
 //!
 //! Runs inside the shard's turn: while reads are awaited, connections are served (with 503 and its native twin). The
-//! decision what an unreadable place means is `wal::recovery`'s; this module gathers the evidence. It writes nothing:
-//! a crash during recovery leaves the files as they were.
+//! decision what an unreadable place means is `wal::recovery`'s; this module gathers the evidence. It writes nothing
+//! before the decision: a crash until then leaves the files as they were. Then what was cut off is wiped (`wipe`).
 
 mod checkpoint;
 mod reads;
 mod segments;
+mod wipe;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ use crate::turn::Shard;
 use reads::Loaded;
 pub(crate) use reads::RecoveryReads;
 use segments::Found;
+use wipe::Stale;
 
 /// Of a segment that is only looked through for batch headers.
 const PROOF_PART_BYTES: usize = 256 * 1024;
@@ -136,6 +138,7 @@ impl<D: Driver> Shard<D> {
             );
             return Err(RecoverError::Damage(why));
         }
+        let mut stale = Vec::new();
         let mut next = self.load(&segments, at.segment, config)?;
         while let Some(loaded) = next.take() {
             let number = loaded.header.segment;
@@ -156,6 +159,7 @@ impl<D: Driver> Shard<D> {
                     following.as_ref(),
                     must_hold,
                     config,
+                    &mut stale,
                 )?;
             at = after;
             self.recovery.give_back(loaded.bytes);
@@ -195,6 +199,11 @@ impl<D: Driver> Shard<D> {
             return Err(RecoverError::Damage(why));
         }
 
+        for stale in stale {
+            if let Some(file) = segments.get(&stale.segment).copied() {
+                self.wipe(&file, &stale)?;
+            }
+        }
         // What lies behind the end was never acked: its files are free.
         let mut live: Vec<SegmentFile> = Vec::new();
         for (number, segment) in segments {
@@ -265,7 +274,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Does anything behind `after` say that the next lsn was durable?
+    /// Does anything behind `after` say that the next lsn was durable? If nothing does, `stale` is what lies there.
     fn is_proven(
         &mut self,
         segments: &BTreeMap<u32, SegmentFile>,
@@ -274,6 +283,7 @@ impl<D: Driver> Shard<D> {
         following: Option<&Loaded>,
         must_hold: u64,
         config: &RecoverConfig,
+        stale: &mut Vec<Stale>,
     ) -> Result<bool, RecoverError> {
         let lsn = after.next_lsn;
         if lsn <= must_hold {
@@ -286,13 +296,19 @@ impl<D: Driver> Shard<D> {
         if proves(stopped_in, after.offset) || following.is_some_and(|f| proves(f, 0)) {
             return Ok(true);
         }
+        let number = stopped_in.header.segment;
+        let from = after.offset as usize;
+        stale.extend(Stale::find(number, &stopped_in.bytes, 0, from));
+        if let Some(following) = following {
+            stale.extend(Stale::find(number + 1, &following.bytes, 0, 0));
+        }
         let later: Vec<u32> = segments
             .keys()
             .copied()
             .filter(|n| *n > stopped_in.header.segment + 1)
             .collect();
         for number in later {
-            if self.is_proven_in(segments, number, lsn, config)? {
+            if self.is_proven_in(segments, number, lsn, config, stale)? {
                 return Ok(true);
             }
         }
@@ -306,6 +322,7 @@ impl<D: Driver> Shard<D> {
         number: u32,
         lsn: u64,
         config: &RecoverConfig,
+        stale: &mut Vec<Stale>,
     ) -> Result<bool, RecoverError> {
         let Some(segment) = segments.get(&number).copied() else {
             return Ok(false);
@@ -326,6 +343,7 @@ impl<D: Driver> Shard<D> {
             if proof.is_some() {
                 return Ok(true);
             }
+            stale.extend(Stale::find(number, part, offset as usize, 0));
         }
         Ok(false)
     }
