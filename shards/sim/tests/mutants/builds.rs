@@ -154,4 +154,16 @@ pub const BUILDS: &[Build] = &[
             "sectors_of_an_earlier_life_of_a_recycled_segment_are_refused_by_a_scan",
         ),
     },
+    Build {
+        name: "keep-what-was-cut",
+        edits: &[Edit {
+            file: "shards/shard/src/recover/mod.rs",
+            from: "            if let Some(file) = segments.get(&stale.segment).copied() {",
+            to: "            if let Some(file) = segments.get(&stale.segment).copied()\n                && !std::env::var(\"MUTANT\").is_ok_and(|m| m == \"keep-what-was-cut\")\n            {",
+        }],
+        killer: sim(
+            "stale",
+            "a_lost_write_in_the_place_of_a_batch_that_was_cut_off_is_found_by_every_read",
+        ),
+    },
 ];

@@ -56,7 +56,7 @@ impl Copy {
     pub fn build(&self) {
         let output = self
             .cargo()
-            .args(["test", "--offline", "--no-run", "-p", "sim", "-p", "wal"])
+            .args(["test", "--offline", "--no-run", "-p", "sim"])
             .output()
             .expect("cargo starts");
         let said = String::from_utf8_lossy(&output.stderr);
