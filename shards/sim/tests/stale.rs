@@ -84,9 +84,11 @@ fn sectors_of_an_earlier_life_of_a_recycled_segment_are_refused_by_a_scan() {
         {
             let mut m = trial.host.machine.borrow_mut();
             let mut image = m.disk.image_mut(file);
-            for (offset, byte) in old.iter().enumerate().skip(BLOCK_BYTES) {
-                if *byte != 0 {
-                    image.change(offset, |b| *b = *byte);
+            for (block, bytes) in old.chunks(BLOCK_BYTES).enumerate().skip(1) {
+                if bytes.iter().any(|byte| *byte != 0) {
+                    for (at, byte) in bytes.iter().enumerate() {
+                        image.change(block * BLOCK_BYTES + at, |b| *b = *byte);
+                    }
                 }
             }
             m.lie = Some(FaultKind::Lost);

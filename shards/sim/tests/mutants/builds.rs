@@ -57,9 +57,7 @@ pub const BUILDS: &[Build] = &[
             file: "shards/shard/src/log.rs",
             from: "pub fn durable_lsn(&self) -> u64 {\n        self.commits.durable_lsn()",
             to: "pub fn durable_lsn(&self) -> u64 {\n        if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"ack-before-flush\") {\n            \
-                 let started = self.window.iter().rev().find(|f| f.fate != Fate::Queued);\n            \
-                 return started.map_or(self.commits.durable_lsn(), |f| f.last_lsn.max(self.commits.durable_lsn()));\n        }\n        \
-                 self.commits.durable_lsn()",
+                 return self.writer.next_lsn() - 1;\n        }\n        self.commits.durable_lsn()",
         }],
         killer: sim(
             "crash",
