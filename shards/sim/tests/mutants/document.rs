@@ -1,6 +1,6 @@
 //! MUTANTS.md, taken apart.
 
-/// The rows of the table behind a heading, cell by cell, without the marks of code.
+/// The rows of the first table behind a heading, cell by cell, without the marks of code.
 pub fn rows(heading: &str) -> Vec<Vec<String>> {
     let text = crate::tree::read("shards/sim/MUTANTS.md");
     let (_, behind) = text
@@ -9,7 +9,8 @@ pub fn rows(heading: &str) -> Vec<Vec<String>> {
     let section = behind.split("\n## ").next().unwrap_or_default();
     let rows: Vec<Vec<String>> = section
         .lines()
-        .filter(|line| line.starts_with('|'))
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
         .skip(2)
         .map(|line| {
             line.trim_matches('|')
