@@ -152,15 +152,15 @@ impl<D: Driver> Shard<D> {
                 .as_ref()
                 .is_some_and(|f| scan::continues(&config.identity, &f.header, &f.bytes, &after));
             let proven_durable = !next_continues
-                && self.is_proven(
-                    &segments,
-                    &loaded,
-                    &after,
-                    following.as_ref(),
-                    must_hold,
-                    config,
-                    &mut stale,
-                )?;
+                && (after.next_lsn <= must_hold
+                    || self.is_proven(
+                        &segments,
+                        &loaded,
+                        &after,
+                        following.as_ref(),
+                        config,
+                        &mut stale,
+                    )?);
             at = after;
             self.recovery.give_back(loaded.bytes);
             match decide(&Evidence {
@@ -281,14 +281,10 @@ impl<D: Driver> Shard<D> {
         stopped_in: &Loaded,
         after: &ChainPoint,
         following: Option<&Loaded>,
-        must_hold: u64,
         config: &RecoverConfig,
         stale: &mut Vec<Stale>,
     ) -> Result<bool, RecoverError> {
         let lsn = after.next_lsn;
-        if lsn <= must_hold {
-            return Ok(true);
-        }
         let proves = |loaded: &Loaded, from: u32| {
             scan::proof_of_durability(&config.identity, &loaded.header, &loaded.bytes, from, lsn)
                 .is_some()
