@@ -80,6 +80,14 @@ pub struct ServeFlags {
         default_value_t = 4096
     )]
     pub connections_max: u32,
+    /// Seconds after which a request that was begun must be whole, and one more for every 64 KiB of it
+    #[arg(
+        long,
+        env = "PINION_REQUEST_TIMEOUT_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 10
+    )]
+    pub request_timeout_seconds: u32,
     /// Microseconds that an idle shard polls at most before it sleeps; 0 never polls, without it 200
     #[arg(long, env = "PINION_SPIN_US", value_name = "MICROSECONDS")]
     pub spin_us: Option<u32>,
@@ -306,6 +314,12 @@ fn check_sizes(settings: &ServeFlags) -> Result<(), Failure> {
             settings.connections_max
         )));
     }
+    if !(1..=3600).contains(&settings.request_timeout_seconds) {
+        return Err(usage(format!(
+            "--request-timeout-seconds {} is out of range: type 1 to 3600",
+            settings.request_timeout_seconds
+        )));
+    }
     if let Some(spin_us) = settings.spin_us.filter(|spin_us| *spin_us > 10_000) {
         return Err(usage(format!(
             "--spin-us {spin_us} is out of range: type 0 to 10000"
@@ -413,6 +427,7 @@ mod tests {
             (&["--listen", "::"], "--insecure"),
             (&["--token-file", "/does/not/exist"], "/does/not/exist"),
             (&["--connections-max", "0"], "type 1 to"),
+            (&["--request-timeout-seconds", "0"], "type 1 to 3600"),
             (&["--spin-us", "10001"], "type 0 to 10000"),
             (&["--commit-window-us", "10001"], "type 0 to 10000"),
             (&["--memory", "1MiB"], "type 32MiB"),

@@ -117,6 +117,7 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
         payload_bytes_max: u32::try_from(settings.payload_bytes_max.0)
             .expect("checked to be below 2 MiB"),
         connections_max: settings.connections_max,
+        request_timeout: Duration::from_secs(u64::from(settings.request_timeout_seconds)),
         token,
         spin_us: settings.spin_us,
         commit_window_us: settings.commit_window_us,

@@ -9,8 +9,6 @@ mod damage;
 mod golden;
 mod http;
 mod idempotency;
-mod kill;
-mod oracle;
 mod packages;
 mod refusals;
 mod server;

@@ -52,10 +52,32 @@ pub fn directory() -> Directory {
     }
 }
 
+/// `serve` on free ports, under another command if there is one.
+pub fn serve_under(around: &[&str], data: &Path, flags: &[&str]) -> Command {
+    let data = data.to_str().expect("a UTF-8 path");
+    let mut command = without_our_variables(match around {
+        [] => Command::new(env!("CARGO_BIN_EXE_pinion")),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(env!("CARGO_BIN_EXE_pinion"));
+            command
+        }
+    });
+    command
+        .args(["serve", "--data", data, "--port", "0", "--http-port", "0"])
+        .args(flags);
+    command
+}
+
 /// The binary with an environment that holds none of our variables.
 pub fn pinion(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pinion"));
-    command.args(arguments).stdin(Stdio::null());
+    let mut command = without_our_variables(Command::new(env!("CARGO_BIN_EXE_pinion")));
+    command.args(arguments);
+    command
+}
+
+fn without_our_variables(mut command: Command) -> Command {
+    command.stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PINION_") {
             command.env_remove(name);
@@ -145,14 +167,18 @@ impl Server {
     /// Starts with exactly these flags (besides data and ports) and reads the banner; shards may still recover.
     #[track_caller]
     pub fn spawn(data: &Path, flags: &[&str]) -> Server {
+        Server::spawn_under(&[], data, flags)
+    }
+
+    /// The same under a command that sets something up and then becomes what follows it (`prlimit`, `setpriv`).
+    #[track_caller]
+    pub fn spawn_under(around: &[&str], data: &Path, flags: &[&str]) -> Server {
         let log = data.with_extension("stderr");
-        let data = data.to_str().expect("a UTF-8 path");
         let opened = std::fs::File::options()
             .create(true)
             .append(true)
             .open(&log);
-        let mut child = pinion(&["serve", "--data", data, "--port", "0", "--http-port", "0"])
-            .args(flags)
+        let mut child = serve_under(around, data, flags)
             .stdout(Stdio::piped())
             .stderr(opened.expect("a file beside the data directory"))
             .spawn()

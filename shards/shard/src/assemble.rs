@@ -136,6 +136,7 @@ impl Bounds {
             unsent_bytes_max: 1 << 20,
             unparsed_bytes_max: 256 * 1024,
             stalled_client_ns: 30_000_000_000,
+            request_timeout_ns: 10_000_000_000,
             connection_jobs_max: 128,
             connection_heavy_max: 4,
             unsent_bytes_total: crate::plan::UNSENT_BYTES_TOTAL,

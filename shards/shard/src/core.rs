@@ -38,6 +38,8 @@ pub struct Bounds {
     pub unparsed_bytes_max: usize,
     /// A client that takes no bytes for so long, while there are some, is dropped.
     pub stalled_client_ns: u64,
+    /// A request that was begun must be whole after so long, plus what its bytes take at `REQUEST_BYTES_PER_SECOND`.
+    pub request_timeout_ns: u64,
     /// Jobs of one connection, and of one shard, above which requests wait.
     pub connection_jobs_max: u32,
     /// Histories, scans and tails of one connection that may be under way.
@@ -48,6 +50,18 @@ pub struct Bounds {
     pub unparsed_bytes_total: u64,
     /// Jobs of one shard above which requests wait.
     pub jobs_max: usize,
+}
+
+/// A client that is slower than this while it sends a large request is not waited for.
+const REQUEST_BYTES_PER_SECOND: u64 = 64 << 10;
+
+/// Connections that are not waited for any longer.
+#[derive(Default)]
+pub(crate) struct LateClients {
+    /// They have taken no byte of what is ready for them for too long.
+    pub taking: Vec<ConnId>,
+    /// They have begun a request and do not end it.
+    pub asking: Vec<ConnId>,
 }
 
 /// What every shard of a process knows.
@@ -68,7 +82,7 @@ pub struct Shared {
     pub bounds: Bounds,
     /// Connections of each shard, for balance.
     pub load: Vec<AtomicU32>,
-    /// `RECOVERING`, `READY` or `STOPPED` for each shard.
+    /// `RECOVERING`, `READY`, `STOPPED` or `READ_ONLY` for each shard.
     pub ready: Vec<AtomicU32>,
     /// Shards that drain and have nothing more to ask of the others: none ends before all have.
     pub settled: Vec<AtomicBool>,
@@ -87,6 +101,8 @@ pub const RECOVERING: u32 = 0;
 pub const READY: u32 = 1;
 /// Refuses everything until a restart.
 pub const STOPPED: u32 = 2;
+/// Reads go on, writes are refused: a log write failed, or no segment can be made.
+pub const READ_ONLY: u32 = 3;
 
 /// What a shard can do for clients now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -477,15 +493,19 @@ impl<S> Core<S> {
         }
     }
 
-    /// Over the bound of connections: say so and close.
-    pub(crate) fn refuse_connection(&mut self, conn: &mut crate::conns::Connection) {
+    /// Over the bound of connections (or of descriptors): say so and close.
+    pub(crate) fn refuse_connection(
+        &mut self,
+        conn: &mut crate::conns::Connection,
+        few_descriptors: bool,
+    ) {
         let max = self.shared.bounds.connections_max;
-        let refusal = refuse_for(
-            Code::Overloaded,
-            1000,
-            format!("this shard serves {max} connections already: try again later"),
-        );
-        self.refuse_and_close(conn, &refusal);
+        let why = if few_descriptors {
+            "this server has no descriptors left for more connections: try again later".to_owned()
+        } else {
+            format!("this shard serves {max} connections already: try again later")
+        };
+        self.refuse_and_close(conn, &refuse_for(Code::Overloaded, 1000, why));
     }
 
     /// Say why, then close.
@@ -539,20 +559,32 @@ impl<S> Core<S> {
         std::mem::take(&mut self.gated)
     }
 
-    /// Clients that have taken no byte of what is ready for them for too long.
-    pub(crate) fn slow_clients(&mut self) -> Vec<ConnId> {
-        let (now, limit) = (self.now.monotonic_ns, self.shared.bounds.stalled_client_ns);
-        let mut slow = Vec::new();
+    /// Clients that take or send too slowly. What passed before `awake_since_ns` is not held against them: this process
+    /// may have been stopped, and their bytes wait in the kernel.
+    pub(crate) fn late_clients(&mut self, awake_since_ns: u64) -> LateClients {
+        let now = self.now.monotonic_ns;
+        let (limit, whole_after) = (
+            self.shared.bounds.stalled_client_ns,
+            self.shared.bounds.request_timeout_ns,
+        );
+        let passed = |since_ns: u64| now.saturating_sub(since_ns.max(awake_since_ns));
+        let mut late = LateClients::default();
         let mut waiting = Vec::new();
         (self.unsent_bytes, self.unparsed_bytes) = (0, 0);
         for conn in self.conns.iter_mut() {
             self.unsent_bytes += conn.out.bytes() as u64;
             self.unparsed_bytes += conn.input.len() as u64;
-            if conn.out.has_unsent()
-                && !conn.out.is_gated()
-                && now.saturating_sub(conn.progress_ns) > limit
+            let arriving = !conn.input.is_empty()
+                && conn.input.len() < conn.needed
+                && !(conn.stalled || conn.paused || conn.pausing || conn.closing);
+            if conn.out.has_unsent() && !conn.out.is_gated() && passed(conn.progress_ns) > limit {
+                late.taking.push(conn.id);
+            } else if arriving
+                && passed(conn.input_since_ns)
+                    > whole_after
+                        + conn.input.len() as u64 * 1_000_000_000 / REQUEST_BYTES_PER_SECOND
             {
-                slow.push(conn.id);
+                late.asking.push(conn.id);
             } else if !conn.input.is_empty() && !conn.stalled {
                 // Waits for a bound of the whole shard: nothing else would remind us of it.
                 waiting.push(conn.id);
@@ -561,7 +593,22 @@ impl<S> Core<S> {
         for id in waiting {
             self.touch(id);
         }
-        slow
+        late
+    }
+
+    /// A request was begun and is not whole in time: say so and close.
+    pub(crate) fn refuse_late_request(&mut self, id: ConnId) {
+        let Some(mut conn) = self.conns.check_out(id) else {
+            return;
+        };
+        let message = format!(
+            "the request was begun and is not whole after {} s: send requests in one go",
+            self.shared.bounds.request_timeout_ns / 1_000_000_000
+        );
+        let refusal = crate::partition::refuse(Code::RequestTimeout, message);
+        self.refuse_and_close(&mut conn, &refusal);
+        self.conns.check_in(conn);
+        self.touch(id);
     }
 
     /// Parse on: a bound that held this connection back may be free again. True if a request was taken up.
@@ -602,6 +649,14 @@ impl<S> Core<S> {
     pub(crate) fn all_settled(&self) -> bool {
         let settled = &self.shared.settled;
         settled.iter().all(|s| s.load(Ordering::Acquire))
+    }
+
+    /// Tell the other shards whether this one takes writes: any of them may be asked.
+    pub(crate) fn tell_readiness(&self) {
+        let log = &self.partition.log;
+        let takes_writes = log.failed().is_none() && !log.disk_full() && log.no_segment().is_none();
+        let now = if takes_writes { READY } else { READ_ONLY };
+        self.shared.ready[self.id].store(now, Ordering::Release);
     }
 
     pub(crate) fn is_process_ready(&self) -> bool {

@@ -116,6 +116,17 @@ pub enum Patience {
     Sleep(Duration),
 }
 
+/// How many descriptors the process has left, as an accepted connection found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Descriptors {
+    /// Serve it.
+    Enough,
+    /// What is left is for the log: say so to the client and close.
+    Few,
+    /// Close at once.
+    Last,
+}
+
 /// The world of one shard. Methods that start an operation never fail: failure is an event. What has no room right now
 /// waits inside and is started in order; want of room is no failure.
 pub trait Driver {
@@ -127,6 +138,10 @@ pub trait Driver {
     /// Both clocks.
     fn now(&mut self) -> Now;
 
+    /// Whether there are descriptors for one more connection beside what the log needs.
+    fn descriptors(&self, _: &Self::Socket) -> Descriptors {
+        Descriptors::Enough
+    }
     /// Serve a socket here: receiving starts at once.
     fn adopt(&mut self, socket: Self::Socket) -> ConnId;
     /// Bytes of a loan.

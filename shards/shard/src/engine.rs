@@ -59,6 +59,8 @@ pub struct EngineConfig {
     pub payload_bytes_max: u32,
     /// Per shard.
     pub connections_max: u32,
+    /// A request that was begun must be whole after so long.
+    pub request_timeout: Duration,
     /// What clients must show; None: nothing.
     pub token: Option<Vec<u8>>,
     /// Longest spin of an idle shard before it sleeps; 0 = off, None = the default.
@@ -105,6 +107,16 @@ pub enum OpenError {
         source: io::Error,
         /// The flag that changes it.
         flag: &'static str,
+    },
+    /// Not even the listeners and files of the shards have descriptors.
+    #[error(
+        "the {limit} file descriptors that this process may have are not enough to start {shards} shards: run `ulimit -n 65536` first (systemd: LimitNOFILE=65536)"
+    )]
+    Descriptors {
+        /// What the process may have.
+        limit: u64,
+        /// Shards of the store.
+        shards: usize,
     },
     /// The device could not be measured.
     #[error("measuring the device under {path}: {source}")]
@@ -455,11 +467,15 @@ fn shared(config: &EngineConfig, store: &Store, ports: &Ports) -> Shared {
         timeline: superblock.logs[0].timeline,
         token: config.token.clone(),
         listen: config.listen,
-        bounds: Bounds::new(
-            config.payload_bytes_max,
-            superblock.segment_bytes,
-            config.connections_max,
-        ),
+        bounds: Bounds {
+            request_timeout_ns: u64::try_from(config.request_timeout.as_nanos())
+                .unwrap_or(u64::MAX),
+            ..Bounds::new(
+                config.payload_bytes_max,
+                superblock.segment_bytes,
+                config.connections_max,
+            )
+        },
         load: (0..superblock.logs.len())
             .map(|_| AtomicU32::new(0))
             .collect(),
@@ -488,10 +504,15 @@ fn listen(config: &EngineConfig, shards: usize) -> Result<(Listeners, Ports), Op
             backlog: 0,
             congestion: config.congestion.clone(),
         };
-        uring::socket::listen(address, &options).map_err(|source| OpenError::Listen {
-            address,
-            source,
-            flag,
+        uring::socket::listen(address, &options).map_err(|source| {
+            if uring::file::is_out_of_descriptors(&source) {
+                return out_of_descriptors(shards);
+            }
+            OpenError::Listen {
+                address,
+                source,
+                flag,
+            }
         })
     };
     // A probe without SO_REUSEPORT: another server on the port must be an error, not a partner.
@@ -544,6 +565,13 @@ struct SettledAtTheEnd(usize, Arc<Shared>);
 impl Drop for SettledAtTheEnd {
     fn drop(&mut self) {
         self.1.settle(self.0);
+    }
+}
+
+fn out_of_descriptors(shards: usize) -> OpenError {
+    OpenError::Descriptors {
+        limit: uring::limits::nofile().soft,
+        shards,
     }
 }
 

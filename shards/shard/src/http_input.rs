@@ -311,10 +311,17 @@ impl<S> Core<S> {
                     "the disk is full: reads go on, writes are refused",
                 ))
             }
+            (State::Ready, None) if self.partition.log.no_segment().is_some() => {
+                Some(crate::partition::refuse_for(
+                    Code::Unavailable,
+                    1000,
+                    "no segment can be made: reads go on, writes are refused once this one is full",
+                ))
+            }
             (State::Ready, None) if !self.is_process_ready() => Some(crate::partition::refuse_for(
                 Code::Unavailable,
                 1000,
-                "another shard is still recovering, or has stopped",
+                "another shard takes no writes: it recovers, has stopped, or has no space",
             )),
             (State::Ready, None) => None,
             _ => self.not_ready(),

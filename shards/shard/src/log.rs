@@ -43,6 +43,8 @@ pub enum Blocked {
     Segment,
     /// No segment can be prepared: the disk is full.
     DiskFull,
+    /// No segment can be prepared for another reason; it is tried again.
+    NoSegment,
     /// A write failed; only a restart re-reads the media.
     Failed,
 }
@@ -113,7 +115,8 @@ pub struct Log {
     spare: Vec<SegmentFile>,
     marked_lsn: u64,
     failed: Option<String>,
-    disk_full: bool,
+    /// Why the last segment could not be made; None once one could.
+    no_segment: Option<std::io::Error>,
     pub bytes_written: u64,
     log_time_us: u64,
     rate: LogRate,
@@ -190,7 +193,7 @@ impl Log {
             spare: start.spare,
             marked_lsn: 0,
             failed: None,
-            disk_full: false,
+            no_segment: None,
             bytes_written: 0,
             log_time_us: start.chain.log_time_us,
             rate: LogRate::default(),
@@ -216,8 +219,13 @@ impl Log {
     pub fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
     }
+    /// The disk has no room for another segment.
     pub fn disk_full(&self) -> bool {
-        self.disk_full
+        self.no_segment.as_ref().is_some_and(is_full)
+    }
+    /// Why no segment can be made, if it is not for want of space.
+    pub fn no_segment(&self) -> Option<&std::io::Error> {
+        self.no_segment.as_ref().filter(|error| !is_full(error))
     }
     pub fn in_flight(&self) -> usize {
         self.in_flight
@@ -338,7 +346,8 @@ impl Log {
                 self.opened_ns = self.now_ns;
                 Ok(())
             }
-            Err(_buffer) if self.disk_full => Err(Blocked::DiskFull),
+            Err(_buffer) if self.disk_full() => Err(Blocked::DiskFull),
+            Err(_buffer) if self.no_segment.is_some() => Err(Blocked::NoSegment),
             Err(_buffer) => Err(Blocked::Segment),
         }
     }
@@ -701,22 +710,27 @@ impl Log {
         };
         match result {
             Ok(file) => {
-                if self.disk_full {
-                    tracing::info!(log = self.identity.number, "space is back: writes resume");
+                if let Some(error) = self.no_segment.take() {
+                    let number = self.identity.number;
+                    tracing::info!(log = number, "segments can be made again (before: {error})");
                 }
-                self.disk_full = false;
                 let made = SegmentFile { file, ..made };
                 self.segments.push_back(made);
                 self.writer.add_segment(ready(&made, self.segment_bytes));
             }
             Err(error) => {
-                if !self.disk_full {
+                if self.no_segment.as_ref().map(std::io::Error::kind) != Some(error.kind()) {
+                    let what = if is_full(&error) {
+                        "no room for another segment"
+                    } else {
+                        "no segment can be made"
+                    };
                     tracing::warn!(
                         log = self.identity.number,
-                        "no room for another segment ({error}): writes are refused once this one is full; free space and they resume"
+                        "{what} ({error}): writes are refused once this one is full; they resume when that is mended"
                     );
                 }
-                self.disk_full = true;
+                self.no_segment = Some(error);
                 self.prepare_retry_ns = now_ns + 500_000_000;
                 match old {
                     // Its header may be the old one or the new one: it is tried again for the same segment.
@@ -729,6 +743,15 @@ impl Log {
             }
         }
     }
+}
+
+/// Space is what is missing, or what this user may have of it.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 fn ready(s: &SegmentFile, segment_bytes: u64) -> ReadySegment {

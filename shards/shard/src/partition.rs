@@ -545,6 +545,16 @@ impl Partition {
                 1000,
                 "the disk is full: reads go on, writes resume when space is back",
             )),
+            Blocked::NoSegment => NotAppended::Refused(refuse_for(
+                Code::Unavailable,
+                1000,
+                format!(
+                    "this shard cannot make another segment ({}): reads go on, writes resume when that is mended",
+                    self.log
+                        .no_segment()
+                        .map_or_else(|| "reason unknown".to_owned(), |error| error.to_string())
+                ),
+            )),
             Blocked::Failed => NotAppended::Refused(refuse_for(
                 Code::Unavailable,
                 5000,

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use uring::Waker;
 use wal::BLOCK_BYTES;
@@ -16,6 +17,10 @@ use wal::BLOCK_BYTES;
 use crate::driver::FileId;
 use crate::fill_pace::FillPace;
 use crate::store::segment_path;
+
+/// How long a descriptor is waited for, and how often it is asked for.
+const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(2);
+const DESCRIPTOR_RETRY: Duration = Duration::from_millis(2);
 
 /// One segment file to be made or taken over.
 pub struct SegmentJob {
@@ -146,8 +151,25 @@ pub fn steps(recycled: bool, segment_bytes: u64) -> [Step; 5] {
     ]
 }
 
+/// A burst of connections may hold every descriptor for a moment; those beyond the reserve are closed at once, so one
+/// comes free.
+fn with_patience<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let since = Instant::now();
+    loop {
+        match open() {
+            Err(error)
+                if uring::file::is_out_of_descriptors(&error)
+                    && since.elapsed() < DESCRIPTOR_PATIENCE =>
+            {
+                std::thread::sleep(DESCRIPTOR_RETRY);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn make(path: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
-    let file = uring::file::open_direct(path, job.recycle.is_none())?;
+    let file = with_patience(|| uring::file::open_direct(path, job.recycle.is_none()))?;
     for step in steps(job.recycle.is_some(), job.segment_bytes) {
         match step {
             Step::Zero(range) if range.start == 0 => {
@@ -167,7 +189,7 @@ fn make(path: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
             Step::SyncFile => uring::file::fdatasync(&file)?,
             Step::SyncDirectory => {
                 if let Some(directory) = path.parent() {
-                    uring::file::sync_directory(directory)?;
+                    with_patience(|| uring::file::sync_directory(directory))?;
                 }
             }
         }

@@ -40,6 +40,10 @@ pub struct TestDriver {
     pub write_times_ns: Vec<u64>,
     pub hold_writes: bool,
     pub fail_writes: bool,
+    /// Segments cannot be made, for this reason.
+    pub fail_segments: Option<io::ErrorKind>,
+    /// Added to the wall clock.
+    pub clock_off_us: i64,
     /// Longest read that was asked for.
     pub longest_read: usize,
     /// Every read that was asked for.
@@ -59,6 +63,8 @@ impl TestDriver {
             write_times_ns: Vec::new(),
             hold_writes: false,
             fail_writes: false,
+            fail_segments: None,
+            clock_off_us: 0,
             longest_read: 0,
             reads: Vec::new(),
             now_ns: 1_000_000_000,
@@ -109,7 +115,8 @@ impl Driver for TestDriver {
         self.now_ns += 1_000;
         Now {
             monotonic_ns: self.now_ns,
-            wall_us: 1_700_000_000_000_000 + self.now_ns / 1_000,
+            wall_us: (1_700_000_000_000_000 + self.now_ns / 1_000)
+                .saturating_add_signed(self.clock_off_us),
         }
     }
     fn adopt(&mut self, (): ()) -> ConnId {
@@ -214,6 +221,12 @@ impl Driver for TestDriver {
         header: Vec<u8>,
         token: u64,
     ) {
+        if let Some(kind) = self.fail_segments {
+            return self.events.push(Event::SegmentReady {
+                token,
+                result: Err(kind.into()),
+            });
+        }
         let file = recycle.unwrap_or_else(|| {
             self.files.push(vec![0; segment_bytes as usize]);
             FileId(self.files.len() as u32 - 1)
@@ -393,6 +406,17 @@ impl Shard<TestDriver> {
             conn: ConnId(client),
             data: bytes.as_ref().to_vec(),
         });
+    }
+    /// Time passes in which nothing runs.
+    pub fn sleep(&mut self, time: Duration) {
+        self.driver.now_ns += time.as_nanos() as u64;
+    }
+    /// Turns until so much time has passed.
+    pub fn turns_for(&mut self, time: Duration) {
+        let end = self.driver.now_ns + time.as_nanos() as u64;
+        while self.driver.now_ns < end {
+            self.turn();
+        }
     }
     /// Some turns.
     pub fn turns(&mut self, count: usize) {

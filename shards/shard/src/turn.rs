@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::checkpointer::Checkpointer;
 use crate::conns::Connection;
 use crate::core::{Core, State};
-use crate::driver::{ConnId, Door, Driver, Event, Patience};
+use crate::driver::{ConnId, Descriptors, Door, Driver, Event, Patience};
 use crate::hop::{Item, Parcel};
 use crate::mailbox::Mailbox;
 use crate::recover::RecoveryReads;
@@ -45,6 +45,9 @@ const LOOKS_PER_YIELD: usize = 4;
 const HOUSEKEEPING_NS: u64 = 10_000_000;
 /// Clients that take their last replies more slowly than this lose them.
 const DRAIN_MAX_NS: u64 = 2_000_000_000;
+/// Housekeeping that comes so late was kept from running (a stopped process, a suspended machine): clients are given their
+/// time anew.
+const GAP_NS: u64 = 1_000_000_000;
 /// A connection is handed over when this shard has so many more than the least loaded one.
 const SKEW_MAX: u32 = 4;
 
@@ -61,6 +64,8 @@ pub struct Shard<D: Driver> {
     pub(crate) scrubber: Scrubber,
     last_work_ns: u64,
     housekeeping_ns: u64,
+    /// Since when turns have come without a long gap.
+    awake_since_ns: u64,
     /// Requests were taken up behind the work of this turn: what they lead to must not wait for a sleep.
     parsed_late: bool,
     stopping: bool,
@@ -88,6 +93,7 @@ impl<D: Driver> Shard<D> {
             pace,
             last_work_ns: 0,
             housekeeping_ns: 0,
+            awake_since_ns: 0,
             parsed_late: false,
             stopping: false,
         }
@@ -272,6 +278,19 @@ impl<D: Driver> Shard<D> {
         if self.stopping {
             return;
         }
+        let few_descriptors = match self.driver.descriptors(&socket) {
+            Descriptors::Enough => false,
+            Descriptors::Few => true,
+            Descriptors::Last => {
+                self.core.metrics.refusal(wire::Code::Overloaded);
+                return;
+            }
+        };
+        if few_descriptors {
+            self.core.metrics.accepted(false);
+            self.core.shared.load[self.core.id].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            return self.adopt(door, socket, true);
+        }
         let id = self.core.id;
         let target = if door == Door::NativeShard {
             id
@@ -291,10 +310,10 @@ impl<D: Driver> Shard<D> {
 
     fn serve_socket(&mut self, door: Door, socket: D::Socket) {
         self.core.shared.load[self.core.id].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.adopt(door, socket);
+        self.adopt(door, socket, false);
     }
 
-    fn adopt(&mut self, door: Door, socket: D::Socket) {
+    fn adopt(&mut self, door: Door, socket: D::Socket, few_descriptors: bool) {
         let (open, most) = (
             self.core.conns.len(),
             self.core.shared.bounds.connections_max as usize,
@@ -307,8 +326,9 @@ impl<D: Driver> Shard<D> {
         let authorised = self.core.shared.token.is_none();
         let conn = self.driver.adopt(socket);
         let mut connection = Connection::new(conn, door, authorised, self.core.now.monotonic_ns);
-        if open >= most {
-            self.core.refuse_connection(&mut connection);
+        if open >= most || few_descriptors {
+            self.core
+                .refuse_connection(&mut connection, few_descriptors);
         }
         self.core.conns.insert(connection);
         self.core.touch(conn);
@@ -360,7 +380,7 @@ impl<D: Driver> Shard<D> {
                 .mail(from, parcel, |door, socket| sockets.push((door, socket)));
             for (door, socket) in sockets {
                 // Its sender has counted it here already.
-                self.adopt(door, socket);
+                self.adopt(door, socket, false);
             }
         }
         if !any {
@@ -454,6 +474,9 @@ impl<D: Driver> Shard<D> {
         if now_ns - self.housekeeping_ns < HOUSEKEEPING_NS {
             return;
         }
+        if now_ns - self.housekeeping_ns > GAP_NS {
+            self.awake_since_ns = now_ns;
+        }
         self.housekeeping_ns = now_ns;
         self.core.outside.mailbox_depth = self.mailbox.depth_total() as u64;
         self.core.outside.checkpoint_seconds = self.checkpointer.seconds;
@@ -463,7 +486,12 @@ impl<D: Driver> Shard<D> {
         self.core.outside.checkpoint_ended_ns = self.checkpointer.ended_ns;
         self.core.wake_scans();
         self.core.resume_tails();
-        for id in self.core.slow_clients() {
+        let late = self.core.late_clients(self.awake_since_ns);
+        for id in late.asking {
+            self.core.metrics.late_request();
+            self.core.refuse_late_request(id);
+        }
+        for id in late.taking {
             self.core.metrics.slow_client();
             tracing::info!(
                 shard = self.core.id,
@@ -474,6 +502,7 @@ impl<D: Driver> Shard<D> {
         if self.core.state != State::Ready {
             return;
         }
+        self.core.tell_readiness();
         if now_ns - self.last_work_ns > self.pace.mark_after_ns
             && self.core.partition.log.mark_idle()
         {

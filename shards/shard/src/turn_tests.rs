@@ -542,3 +542,169 @@ fn a_later_segment_is_read_up_to_the_first_proof_and_in_parts() {
         assert!(lengths.iter().all(|len| *len <= PART_BYTES));
     }
 }
+
+/// A request of which all but the last bytes have come.
+fn begun(key: &str) -> Vec<u8> {
+    let mut bytes = post(key, "", b"half a body");
+    bytes.truncate(bytes.len() - 4);
+    bytes
+}
+
+#[test]
+fn a_request_that_is_begun_and_not_ended_is_refused_and_closed() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let (slow, idle, fast) = (shard.connect(), shard.connect(), shard.connect());
+    shard.say(slow, begun("k"));
+    // A byte at a time does not start the clock anew.
+    for byte in b"hal" {
+        shard.turns_for(Duration::from_secs(3));
+        assert_eq!(shard.heard(slow), "");
+        shard.say(slow, [*byte]);
+    }
+    shard.turns_for(Duration::from_millis(1_100));
+    assert!(shard.heard(slow).starts_with("HTTP/1.1 408"));
+    assert!(!shard.driver.clients[&slow].1, "it is closed");
+    assert!(
+        shard.driver.clients[&idle].1,
+        "one that asks nothing is not"
+    );
+    assert!(shard.ask(fast, get("/healthz")).starts_with("HTTP/1.1 200"));
+    assert_eq!(shard.core.metrics.counters.late_requests, 1);
+}
+
+#[test]
+fn a_large_request_is_given_time_by_its_bytes() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let client = shard.connect();
+    let whole = post("k", "", &[b'x'; 290 << 10]);
+    // 29 KiB every second and a half: slow, and fast enough.
+    let mut pieces = whole.chunks(whole.len() / 10 + 1);
+    for piece in pieces.by_ref() {
+        shard.say(client, piece);
+        shard.turns_for(Duration::from_millis(1_400));
+    }
+    assert!(shard.heard(client).starts_with("HTTP/1.1 201"));
+}
+
+#[test]
+fn a_process_that_was_stopped_does_not_blame_its_clients() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let client = shard.connect();
+    let request = post("k", "", b"half a body");
+    shard.say(client, begun("k"));
+    shard.turns(5);
+    shard.sleep(Duration::from_secs(3600));
+    shard.turns(5);
+    assert_eq!(shard.heard(client), "", "its bytes may be on their way");
+    assert!(
+        shard
+            .ask(client, &request[request.len() - 4..])
+            .starts_with("HTTP/1.1 201")
+    );
+    // The time after the stop counts.
+    shard.say(client, begun("k"));
+    shard.sleep(Duration::from_secs(3600));
+    shard.turns_for(Duration::from_secs(12));
+    assert!(shard.heard(client).starts_with("HTTP/1.1 408"));
+}
+
+#[test]
+fn a_clock_that_jumps_moves_no_timestamp_back_and_ends_no_wait_early() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let (writer, waiter) = (shard.connect(), shard.connect());
+    let put = |shard: &mut crate::turn::Shard<_>, value: &str| {
+        assert!(
+            shard
+                .ask(writer, post("k", "", value.as_bytes()))
+                .starts_with("HTTP/1.1 201")
+        );
+    };
+    put(&mut shard, "first");
+    let tail = shard.ask(waiter, get("/v1/streams/s/tail?wait_ms=5000"));
+    let cursor = tail
+        .lines()
+        .find_map(|l| l.strip_prefix("X-Pinion-Cursor: "))
+        .expect("a page")
+        .to_owned();
+    let hour = 3_600_000_000;
+    shard.say(
+        waiter,
+        get(&format!("/v1/streams/s/tail?wait_ms=5000&cursor={cursor}")),
+    );
+    for off in [hour, -hour, 0] {
+        shard.driver.clock_off_us = off;
+        shard.turns_for(Duration::from_secs(1));
+        assert_eq!(shard.heard(waiter), "", "the wait is real time");
+    }
+    for (off, value) in [(hour, "ahead"), (-hour, "back"), (0, "right")] {
+        shard.driver.clock_off_us = off;
+        put(&mut shard, value);
+    }
+    let history = shard.ask(writer, get("/v1/streams/s/records/k/history?limit=10"));
+    let times: Vec<u64> = history
+        .split("\"timestamp\":")
+        .skip(1)
+        .map(|t| {
+            let digits: String = t.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().expect("a number")
+        })
+        .collect();
+    assert_eq!(times.len(), 4, "{history}");
+    assert!(
+        times.windows(2).all(|t| t[0] >= t[1]),
+        "newest first, and never older than the one before: {times:?}"
+    );
+    // A restart under a clock that is behind goes on where the log was.
+    let (mut second, _) = recovered(shard.driver.files, 2, 8, Duration::ZERO);
+    let client = second.connect();
+    second.driver.clock_off_us = -24 * hour;
+    assert!(
+        second
+            .ask(client, post("k", "", b"late"))
+            .starts_with("HTTP/1.1 201")
+    );
+    let newest = second.ask(client, get("/v1/streams/s/records/k/history?limit=1"));
+    assert!(
+        newest.contains(&format!("\"timestamp\":{}", times[0])),
+        "{newest}"
+    );
+}
+
+#[test]
+fn a_segment_that_cannot_be_made_is_named_for_what_it_is() {
+    for (kind, status) in [
+        (std::io::ErrorKind::StorageFull, "507"),
+        (std::io::ErrorKind::QuotaExceeded, "507"),
+        (std::io::ErrorKind::ReadOnlyFilesystem, "503"),
+        (std::io::ErrorKind::Other, "503"),
+    ] {
+        let mut shard = shard(Vec::new(), 1, 8);
+        let client = shard.connect();
+        shard.turns(5);
+        shard.driver.fail_segments = Some(kind);
+        let body = vec![b'x'; 290 << 10];
+        let answer = (0..200)
+            .map(|_| shard.ask(client, post("k", "", &body)))
+            .find(|answer| !answer.starts_with("HTTP/1.1 201"))
+            .expect("the segments that there are fill up");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{kind}: {answer}"
+        );
+        assert!(answer.contains("Retry-After"), "{answer}");
+        assert!(shard.ask(client, get(RECORD)).starts_with("HTTP/1.1 200"));
+        assert!(
+            shard
+                .ask(client, get("/readyz"))
+                .starts_with(&format!("HTTP/1.1 {status}"))
+        );
+        shard.driver.fail_segments = None;
+        shard.turns_for(Duration::from_secs(1));
+        assert!(
+            shard
+                .ask(client, post("k", "", b"again"))
+                .starts_with("HTTP/1.1 201"),
+            "{kind}: writes resume by themselves"
+        );
+    }
+}

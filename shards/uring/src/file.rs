@@ -224,7 +224,29 @@ fn signed(offset: u64) -> io::Result<libc::off_t> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "offset past 2^63"))
 }
 
-/// The error with the path in its text, its kind kept.
-fn at(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+/// Whether the process (or the machine) had no descriptor left, also where the error names a path.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let behind = error.get_ref().and_then(std::error::Error::source);
+    let errno = match behind.and_then(|source| source.downcast_ref::<io::Error>()) {
+        Some(source) => source.raw_os_error(),
+        None => error.raw_os_error(),
+    };
+    matches!(errno, Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// The error with the path in its text, its kind and its number kept.
+fn at(path: &Path, source: io::Error) -> io::Error {
+    in_context(path.display().to_string(), source)
+}
+
+/// The error with what was being done in front of it, its kind and its number kept.
+pub(crate) fn in_context(what: String, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), InContext { what, source })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+struct InContext {
+    what: String,
+    source: io::Error,
 }

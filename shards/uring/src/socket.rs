@@ -30,7 +30,7 @@ pub struct ListenOptions {
 /// Listen on `address`. Returns the listener and the address it got (port 0 = one of the kernel's choice).
 pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<(OwnedFd, SocketAddr)> {
     let named =
-        |error: io::Error| io::Error::new(error.kind(), format!("listening on {address}: {error}"));
+        |error: io::Error| crate::file::in_context(format!("listening on {address}"), error);
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -97,6 +97,19 @@ pub fn shutdown_write(socket: &OwnedFd) {
     let _ = SockRef::from(socket).shutdown(Shutdown::Write);
 }
 
+/// Whether the other side has ended the connection (or reset it) and all its bytes have been read. Reads nothing.
+pub fn has_ended(socket: &OwnedFd) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    match SockRef::from(socket).recv_with_flags(&mut byte, flags) {
+        Ok(count) => count == 0,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+        ),
+    }
+}
+
 /// The peer of a connection; None if it is gone or not TCP/IP.
 pub fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
     SockRef::from(socket).peer_addr().ok()?.as_socket()
@@ -138,6 +151,29 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
         shutdown(&accepted);
         shutdown(&accepted);
+    }
+
+    #[test]
+    fn an_end_is_seen_behind_the_last_byte_and_reads_nothing() {
+        let (listener, address) = listen(local(), &ListenOptions::default()).unwrap();
+        let listener = Socket::from(listener);
+        for reset in [false, true] {
+            let mut client = TcpStream::connect(address).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let accepted: OwnedFd = accepted.into();
+            assert!(!has_ended(&accepted));
+            io::Write::write_all(&mut client, b"x").unwrap();
+            if reset {
+                SockRef::from(&client)
+                    .set_linger(Some(Duration::ZERO))
+                    .unwrap();
+            }
+            drop(client);
+            assert!(!has_ended(&accepted), "there is a byte to be read");
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            assert_eq!(SockRef::from(&accepted).recv(&mut byte).unwrap(), 1);
+            assert!(has_ended(&accepted), "reset: {reset}");
+        }
     }
 
     #[test]

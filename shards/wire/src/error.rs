@@ -38,11 +38,13 @@ pub enum Code {
     MethodNotAllowed = 14,
     /// An HTTP head has too many bytes or headers.
     HeadTooLarge = 15,
+    /// A request was begun and did not arrive whole in time.
+    RequestTimeout = 16,
 }
 
 impl Code {
     /// Every code, by number.
-    pub const ALL: [Code; 16] = [
+    pub const ALL: [Code; 17] = [
         Code::Ok,
         Code::Malformed,
         Code::Unauthorized,
@@ -59,6 +61,7 @@ impl Code {
         Code::Internal,
         Code::MethodNotAllowed,
         Code::HeadTooLarge,
+        Code::RequestTimeout,
     ];
 
     /// The HTTP status that goes with it.
@@ -69,6 +72,7 @@ impl Code {
             Code::Unauthorized => 401,
             Code::NotFound => 404,
             Code::MethodNotAllowed => 405,
+            Code::RequestTimeout => 408,
             Code::SequenceOutOfOrder => 409,
             Code::ConditionFailed => 412,
             Code::TooLarge => 413,
@@ -107,6 +111,7 @@ impl Code {
             Code::Internal => "internal",
             Code::MethodNotAllowed => "method_not_allowed",
             Code::HeadTooLarge => "head_too_large",
+            Code::RequestTimeout => "request_timeout",
         }
     }
 
@@ -129,6 +134,7 @@ impl Code {
             Code::Internal => "The server failed",
             Code::MethodNotAllowed => "The path has no such method",
             Code::HeadTooLarge => "The request head is over its limit",
+            Code::RequestTimeout => "The request did not arrive in time",
         }
     }
 }
@@ -174,7 +180,7 @@ mod tests {
             assert_eq!(Code::from_u16(number), Some(code));
             assert!(names.insert(code.name()));
         }
-        assert_eq!(Code::from_u16(16), None);
+        assert_eq!(Code::from_u16(17), None);
         assert_eq!(Code::from_u16(u16::MAX), None);
     }
 }

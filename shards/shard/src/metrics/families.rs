@@ -263,6 +263,11 @@ pub(super) const FAMILIES: &[Family] = &[
         "Connections closed because the client took no bytes",
         |s| s.counters.slow_clients.into(),
     ),
+    counter(
+        "pinion_late_requests_total",
+        "Connections closed because a request was begun and not whole in time",
+        |s| s.counters.late_requests.into(),
+    ),
     gauge(
         "pinion_index_keys",
         "Keys in the index, ended ones included",

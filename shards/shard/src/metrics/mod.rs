@@ -120,6 +120,8 @@ pub struct Counters {
     pub connections_moved: u64,
     /// connections closed because their client took no bytes
     pub slow_clients: u64,
+    /// connections closed because a request was begun and not ended
+    pub late_requests: u64,
     /// time spent working, not waiting
     pub busy_ns: u64,
     /// turns of the loop
@@ -279,6 +281,11 @@ impl ShardMetrics {
     /// A connection was closed because its client took no bytes.
     pub fn slow_client(&mut self) {
         self.counters.slow_clients += 1;
+    }
+
+    /// A connection was closed because a request that it began did not become whole.
+    pub fn late_request(&mut self) {
+        self.counters.late_requests += 1;
     }
 
     /// A turn of the loop is over.

@@ -19,6 +19,9 @@ pub(super) const LINGERING_MAX: usize = 64;
 const LINGER_NS: u64 = 2_000_000_000;
 const LINGER_BYTES_MAX: usize = 8 << 20;
 
+/// Quiet for so long after its last bytes, a connection is asked whether it has ended.
+const END_AFTER_NS: u64 = 250_000_000;
+
 pub(super) struct Peer {
     pub generation: u32,
     pub socket: Option<Rc<OwnedFd>>,
@@ -26,6 +29,9 @@ pub(super) struct Peer {
     pub sent: usize,
     /// A receive is armed, or waits to be.
     pub receiving: bool,
+    /// When bytes last came, and whether it is looked at for an end that the kernel did not tell (see `look_for_ends`).
+    pub received_ns: u64,
+    pub watched: bool,
 }
 
 /// What is started on a connection as soon as there is room.
@@ -61,6 +67,8 @@ impl RingDriver {
                 socket: None,
                 sent: 0,
                 receiving: false,
+                received_ns: 0,
+                watched: false,
             });
             self.peers.len() as u32 - 1
         });
@@ -68,6 +76,7 @@ impl RingDriver {
         peer.generation = (peer.generation + 1) & GENERATION_MASK;
         peer.socket = Some(Rc::new(socket));
         peer.receiving = false;
+        peer.watched = false;
         ConnId((u64::from(peer.generation) << 32) | u64::from(index))
     }
 
@@ -148,7 +157,12 @@ impl RingDriver {
     }
 
     pub(super) fn received_from(&mut self, conn: ConnId, data: Received) {
-        if self.peer(conn).is_some() {
+        let now = self.polled_ns;
+        if let Some(peer) = self.peer(conn) {
+            peer.received_ns = now;
+            if !std::mem::replace(&mut peer.watched, true) {
+                self.watched.push_back((now + END_AFTER_NS, conn));
+            }
             return self.ready.push_back(Event::Received { conn, data });
         }
         let bytes = self.ring.received(&data).len();
@@ -160,6 +174,32 @@ impl RingDriver {
         match lingering.bytes_left.checked_sub(bytes) {
             Some(left) => lingering.bytes_left = left,
             None => self.end_lingering(at),
+        }
+    }
+
+    /// Connections that have been quiet since their last bytes are asked once whether those were the last.
+    ///
+    /// A multishot receive can miss the end of a stream that arrives together with bytes: both wake-ups are taken for one, the
+    /// receive reads the bytes and waits for a wake-up that has been (seen with Linux 6.18). After a reset not even keepalive
+    /// would find out, and connection and descriptor would stay for ever.
+    pub(super) fn look_for_ends(&mut self) {
+        while let Some(&(at, conn)) = self.watched.front()
+            && at <= self.polled_ns
+        {
+            self.watched.pop_front();
+            let now = self.polled_ns;
+            let Some(peer) = self.peer(conn) else {
+                continue;
+            };
+            let due = peer.received_ns + END_AFTER_NS;
+            if due > now {
+                self.watched.push_back((due, conn));
+                continue;
+            }
+            peer.watched = false;
+            if peer.socket.as_deref().is_some_and(uring::socket::has_ended) {
+                self.ready.push_back(Event::RecvClosed { conn });
+            }
         }
     }
 

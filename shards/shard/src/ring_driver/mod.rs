@@ -15,7 +15,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -24,11 +24,11 @@ use std::time::Duration;
 use uring::latency::SyncMethod;
 use uring::{Buffer, Completion, Received, Ring, RingAddress, Wait, Waker, WriteDurability};
 
-use crate::driver::{ConnId, Door, Driver, Event, FileId, Now, Patience};
+use crate::driver::{ConnId, Descriptors, Door, Driver, Event, FileId, Now, Patience};
 use crate::preparer::{Prepared, Preparer, SegmentJob};
 use connections::{ConnectionOperation, LINGERING_MAX, Lingering, Peer};
 use disk::{DISK_OPERATIONS, DiskOperation};
-use listeners::{ACCEPT_RETRY_NS, Listener};
+use listeners::{ACCEPT_RETRY_NS, ACCEPT_WARN_NS, Listener, Reserve};
 
 const CLASS_SHIFT: u32 = 60;
 const CLASS_MASK: u64 = 0xf << CLASS_SHIFT;
@@ -62,6 +62,12 @@ pub struct RingDriver {
     free: Vec<u32>,
     listeners: Vec<Listener>,
     accepting: bool,
+    reserve: Reserve,
+    accept_warned_ns: Option<u64>,
+    /// Start of the last poll.
+    polled_ns: u64,
+    /// Connections to be asked whether they have ended, and when.
+    watched: VecDeque<(u64, ConnId)>,
     lingering: VecDeque<Lingering>,
     waiting_connections: VecDeque<ConnectionOperation>,
     waiting_disk: VecDeque<DiskOperation>,
@@ -107,6 +113,10 @@ impl RingDriver {
                 })
                 .collect(),
             accepting: true,
+            reserve: Reserve::of(uring::limits::nofile().soft),
+            accept_warned_ns: None,
+            polled_ns: uring::clock::monotonic_ns(),
+            watched: VecDeque::new(),
             lingering: VecDeque::new(),
             waiting_connections: VecDeque::new(),
             waiting_disk: VecDeque::new(),
@@ -149,11 +159,18 @@ impl RingDriver {
             Completion::AcceptEnded { token, error } => {
                 let index = (token & !CLASS_MASK) as usize;
                 if self.accepting {
-                    tracing::warn!(
-                        "accept stopped ({error}): trying again shortly; raise `ulimit -n` if descriptors ran out"
-                    );
-                    self.listeners[index].retry_at_ns =
-                        Some(uring::clock::monotonic_ns() + ACCEPT_RETRY_NS);
+                    let now = uring::clock::monotonic_ns();
+                    self.listeners[index].retry_at_ns = Some(now + ACCEPT_RETRY_NS);
+                    if self
+                        .accept_warned_ns
+                        .is_none_or(|at| now - at > ACCEPT_WARN_NS)
+                    {
+                        self.accept_warned_ns = Some(now);
+                        tracing::warn!(
+                            "accept stopped ({error}): trying again every {} ms; raise `ulimit -n` if descriptors ran out",
+                            ACCEPT_RETRY_NS / 1_000_000
+                        );
+                    }
                 }
             }
             Completion::Received { token, data } => {
@@ -201,6 +218,11 @@ impl Driver for RingDriver {
             monotonic_ns: uring::clock::monotonic_ns(),
             wall_us: uring::clock::wall_us(),
         }
+    }
+
+    fn descriptors(&self, socket: &OwnedFd) -> Descriptors {
+        self.reserve
+            .judge(u64::try_from(socket.as_raw_fd()).unwrap_or(0))
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> ConnId {
@@ -349,7 +371,9 @@ impl Driver for RingDriver {
         patience: Patience,
         events: &mut Vec<Event<OwnedFd, Received>>,
     ) -> io::Result<()> {
+        self.polled_ns = uring::clock::monotonic_ns();
         self.take_prepared();
+        self.look_for_ends();
         let (retry_at, linger_until) = (self.rearm(), self.end_late_lingering());
         self.start_waiting();
         let wait = match patience {

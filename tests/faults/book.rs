@@ -1,27 +1,25 @@
-//! SIGKILL of the real binary under load. What the oracle wrote down is held against what the restarted server has:
-//! every durable ack is there, nothing is there that was not sent, no payload is wrong, no version is missing, a client's
-//! batch to one shard is all there or not at all, and what is missing is missing from the end.
+//! What the oracle wrote down, and whether a server has what it must: every durable ack is there, nothing is there that was
+//! not sent, no payload is wrong, no version is missing, a client's batch to one shard is all there or not at all, and what is
+//! missing is missing from the end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use crate::oracle::{self, Random, STREAM, WORKERS};
-use crate::server::{Server, directory};
-
-const KILLS: u64 = 20;
+use crate::oracle::{self, STREAM, WORKERS};
+use crate::server::Server;
 
 /// One send that the oracle wrote down.
-struct Sent {
-    durable: bool,
-    keys: Vec<(String, u64)>,
-    acked: Option<Vec<u32>>,
-    refused: bool,
+pub struct Sent {
+    pub durable: bool,
+    pub keys: Vec<(String, u64)>,
+    pub acked: Option<Vec<u32>>,
+    pub refused: bool,
 }
 
 /// (round, worker, sequence) of every send.
-type Book = BTreeMap<(u64, u64, u64), Sent>;
+pub type Book = BTreeMap<(u64, u64, u64), Sent>;
 
-fn read_notes(book: &mut Book, directory: &Path, round: u64) {
+pub fn read_notes(book: &mut Book, directory: &Path, round: u64) {
     for worker in 0..=WORKERS {
         let text =
             std::fs::read_to_string(oracle::file_of(directory, round, worker)).unwrap_or_default();
@@ -72,17 +70,22 @@ fn name_of(payload: &[u8]) -> Option<Name> {
 }
 
 #[derive(Default)]
-struct Counts {
-    sent: usize,
-    acked: usize,
-    found: usize,
-    buffered_lost: usize,
-    unacked_found: usize,
+pub struct Counts {
+    pub sent: usize,
+    pub acked: usize,
+    pub found: usize,
+    pub buffered_lost: usize,
+    pub unacked_found: usize,
 }
 
 /// Reads everything back and holds it against the book. Of `histories` keys the history is walked, a read of the device for
 /// every version; the scan has said already that no version is missing.
-fn verify(server: &Server, book: &Book, shards: usize, histories: usize) -> Result<Counts, String> {
+pub fn verify(
+    server: &Server,
+    book: &Book,
+    shards: usize,
+    histories: usize,
+) -> Result<Counts, String> {
     let mut client = server.client();
     let mut found: HashMap<Name, Found> = HashMap::new();
     let mut versions: BTreeMap<String, Vec<u32>> = BTreeMap::new();
@@ -223,77 +226,4 @@ fn verify(server: &Server, book: &Book, shards: usize, histories: usize) -> Resu
         }
     }
     Ok(counts)
-}
-
-#[test]
-fn acked_records_survive_twenty_kills() {
-    let seed = std::env::var("PINION_TEST_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
-    println!("PINION_TEST_SEED={seed}");
-    let mut random = Random(seed);
-    for shards in [1, 2] {
-        let (data, notes) = (directory(), directory());
-        let mut book = Book::new();
-        for round in 0..KILLS / 2 {
-            // Checkpoints in the middle of it all, in half of the rounds.
-            let checkpoints: &[&str] = if random.below(2) == 0 {
-                &["--checkpoint-log-bytes", "1MiB"]
-            } else {
-                &[]
-            };
-            let server = Server::start_with(data.path(), shards, checkpoints);
-            if let Err(why) = verify(&server, &book, shards, 1) {
-                panic!("before round {round}, {shards} shards: {why}");
-            }
-            let mut oracle = oracle::start(
-                notes.path(),
-                server.native,
-                server.http,
-                round,
-                random.next() | 1,
-            );
-            let until = std::time::Duration::from_millis(50 + random.below(200));
-            // How long the load runs is what is random here, nothing waits for it.
-            std::thread::sleep(until);
-            server.kill();
-            assert!(
-                oracle.wait().expect("our child").success(),
-                "the oracle failed"
-            );
-            read_notes(&mut book, notes.path(), round);
-        }
-        let server = Server::start(data.path(), shards);
-        match verify(&server, &book, shards, 8) {
-            Ok(c) => {
-                println!(
-                    "{shards} shards, {} kills: {} records sent, {} acked, {} there ({} without an ack), {} acked as buffered and lost",
-                    KILLS / 2,
-                    c.sent,
-                    c.acked,
-                    c.found,
-                    c.unacked_found,
-                    c.buffered_lost
-                );
-                assert!(
-                    c.acked > 1000,
-                    "the load was too small to say anything: {} acks",
-                    c.acked
-                );
-            }
-            Err(why) => panic!("after the last kill, {shards} shards: {why}"),
-        }
-        let segments = std::fs::read_dir(data.path().join("log-00000000")).expect("there");
-        let segments = segments
-            .filter(|e| {
-                e.as_ref()
-                    .is_ok_and(|e| e.file_name().to_string_lossy().ends_with(".seg"))
-            })
-            .count();
-        assert!(segments > 3, "segments did not roll: {segments}");
-        server.stop();
-        let text = data.path().to_str().expect("UTF-8").to_owned();
-        crate::server::run(&mut crate::server::pinion(&["verify", &text]), 0);
-    }
 }

@@ -1,5 +1,5 @@
 //! The oracle: a process of its own that writes down what it is about to send, sends it, and writes down what was acked.
-//! It outlives the server that is killed under it. Reading back is somebody else's task (`kill`).
+//! It outlives the server that is killed under it. Reading back is somebody else's task (`book`).
 //!
 //! The test binary starts itself again as this process. Every worker has keys of its own and a file of its own, a line per
 //! event: `S round worker sequence durable sent_us key hash …`, `A round worker sequence acked_us version …`,
@@ -82,7 +82,7 @@ pub fn start(
 }
 
 #[test]
-#[ignore = "not a test: the process that the kill test starts"]
+#[ignore = "not a test: the process that the tests start"]
 fn process() {
     let Ok(order) = std::env::var(ORDER) else {
         return;

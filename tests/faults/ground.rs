@@ -1,0 +1,221 @@
+//! Filesystems that can be broken: ext4 on a loop device, over a file on disk or in a small tmpfs. Gone when dropped, also
+//! when a test fails.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::skipped;
+
+const MIB: u64 = 1 << 20;
+
+/// A mounted ext4 that nobody else uses.
+pub struct Ground {
+    mount: PathBuf,
+    image: PathBuf,
+    device: String,
+    memory: Option<PathBuf>,
+    _around: tempfile::TempDir,
+}
+
+/// Runs a command of the system; its output, or what it complained of.
+pub fn system(command: &[&str]) -> Result<String, String> {
+    let output = Command::new(command[0])
+        .args(&command[1..])
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{command:?}: {}", text(&output.stderr)))
+    }
+}
+
+fn why_not() -> Option<String> {
+    let missing = ["losetup", "mkfs.ext4", "mount", "umount", "fallocate"]
+        .into_iter()
+        .find(|name| {
+            Command::new(name)
+                .arg("--version")
+                .output()
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        });
+    if let Some(name) = missing {
+        return Some(format!("{name} is not installed"));
+    }
+    match system(&["id", "-u"]) {
+        Ok(id) if id == "0" => system(&["losetup", "--find"]).err(),
+        _ => Some("not root".to_owned()),
+    }
+}
+
+impl Ground {
+    /// ext4 of `mib` over a sparse file in the target directory, mounted at `at`. None: it cannot be had here, which is said.
+    pub fn on_disk(test: &str, at: &Path, mib: u64) -> Option<Ground> {
+        Ground::make(test, at, mib, None)
+    }
+
+    /// The same over a file in a tmpfs of `memory_mib`, which is smaller: what does not fit fails below the filesystem.
+    pub fn in_memory(test: &str, at: &Path, mib: u64, memory_mib: u64) -> Option<Ground> {
+        Ground::make(test, at, mib, Some(memory_mib))
+    }
+
+    fn make(test: &str, at: &Path, mib: u64, memory_mib: Option<u64>) -> Option<Ground> {
+        if let Some(why) = why_not() {
+            skipped(test, &format!("needs root and loop devices ({why})"));
+            return None;
+        }
+        let around = tempfile::Builder::new()
+            .prefix("pinion-ground-")
+            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .expect("the target directory can be written");
+        let mut ground = Ground {
+            mount: at.to_owned(),
+            image: around.path().join("image"),
+            device: String::new(),
+            memory: None,
+            _around: around,
+        };
+        match ground.set_up(mib, memory_mib) {
+            Ok(()) => Some(ground),
+            Err(why) => {
+                skipped(test, &format!("needs root and loop devices ({why})"));
+                None
+            }
+        }
+    }
+
+    fn set_up(&mut self, mib: u64, memory_mib: Option<u64>) -> Result<(), String> {
+        let image = path_text(&self.image).to_owned();
+        if let Some(memory_mib) = memory_mib {
+            let memory = self.image.with_file_name("memory");
+            std::fs::create_dir(&memory).map_err(|error| error.to_string())?;
+            let size = format!("size={memory_mib}m");
+            system(&[
+                "mount",
+                "-t",
+                "tmpfs",
+                "-o",
+                &size,
+                "tmpfs",
+                path_text(&memory),
+            ])?;
+            self.image = memory.join("image");
+            self.memory = Some(memory);
+        }
+        let image = match self.memory {
+            Some(_) => path_text(&self.image).to_owned(),
+            None => image,
+        };
+        let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
+        file.set_len(mib * MIB).map_err(|error| error.to_string())?;
+        system(&[
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-m",
+            "0",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0",
+            &image,
+        ])?;
+        self.device = system(&["losetup", "--find", "--show", &image])?;
+        self.mount()
+    }
+
+    pub fn mount(&self) -> Result<(), String> {
+        std::fs::create_dir_all(&self.mount).map_err(|error| error.to_string())?;
+        system(&["mount", &self.device, path_text(&self.mount)]).map(drop)
+    }
+
+    /// A ring that the kernel takes apart may hold files for a moment.
+    pub fn unmount(&self) -> Result<(), String> {
+        let mut result = Ok(String::new());
+        for _ in 0..200 {
+            result = system(&["umount", path_text(&self.mount)]);
+            if result.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        result.map(drop)
+    }
+
+    /// What is on the medium now, as after a crash: unmounted, mounted again, the journal replayed.
+    #[track_caller]
+    pub fn remount(&self) {
+        self.unmount()
+            .and_then(|()| self.mount())
+            .unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// EXT4_IOC_SHUTDOWN without writing the journal or dirty data: the filesystem is gone under whoever uses it.
+    #[track_caller]
+    pub fn shut_down(&self) {
+        const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
+            fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+            fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))\n";
+        let done = system(&["python3", "-c", SHUTDOWN, path_text(&self.mount)]);
+        done.unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// From now on a write to a block that holds only zeroes fails with EIO: the image loses its zeroes, and what memory there
+    /// was for them goes to another file.
+    #[track_caller]
+    pub fn break_new_blocks(&self) {
+        let memory = self.memory.as_ref().expect("a ground in memory");
+        system(&["sync", "-f", path_text(&self.mount)])
+            .and_then(|_| system(&["fallocate", "--dig-holes", path_text(&self.image)]))
+            .unwrap_or_else(|why| panic!("{why}"));
+        fill(&memory.join("ballast"));
+    }
+
+    #[track_caller]
+    pub fn mend(&self) {
+        let memory = self.memory.as_ref().expect("a ground in memory");
+        std::fs::remove_file(memory.join("ballast")).expect("it is there");
+    }
+}
+
+/// Writes a file until nothing more fits.
+pub fn fill(path: &Path) -> u64 {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(path).expect("a new file");
+    let (mut bytes, mut piece) = (0, 1 << 20);
+    while piece > 0 {
+        match file.write(&vec![0xaa; piece]) {
+            Ok(written) => bytes += written as u64,
+            Err(_) => piece /= 2,
+        }
+    }
+    bytes
+}
+
+pub fn path_text(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let mounted = |path: &Path| {
+            std::fs::read_to_string("/proc/self/mounts")
+                .is_ok_and(|all| all.lines().any(|l| l.split(' ').nth(1) == path.to_str()))
+        };
+        let mut problems = Vec::new();
+        if mounted(&self.mount) && self.unmount().is_err() {
+            problems.extend(system(&["umount", "--lazy", path_text(&self.mount)]).err());
+        }
+        if !self.device.is_empty() {
+            problems.extend(system(&["losetup", "--detach", &self.device]).err());
+        }
+        if let Some(memory) = self.memory.as_deref().filter(|memory| mounted(memory))
+            && system(&["umount", path_text(memory)]).is_err()
+        {
+            problems.extend(system(&["umount", "--lazy", path_text(memory)]).err());
+        }
+        if !problems.is_empty() {
+            eprintln!("left behind: {problems:?}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Faults under the real binary: killed, stopped, out of disk, out of descriptors, on a filesystem that fails, with clients
+//! that misbehave. Real processes, real kernel.
+//!
+//! What needs root and loop devices says `skipped: …` on standard error and passes where it has none. Sizes for longer runs
+//! come from the environment: `PINION_KILLS`, `PINION_SHUTDOWNS`, `PINION_ATTACKERS`.
+//!
+//! `ground` makes filesystems that can be broken, `oracle` writes down what was sent and acked, `book` holds a server to it;
+//! the other modules are the tests.
+
+mod book;
+mod clients;
+mod descriptors;
+mod filesystem;
+mod ground;
+#[path = "../e2e/http.rs"]
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
+mod http;
+mod kill;
+mod limits;
+mod oracle;
+mod process;
+#[path = "../e2e/server.rs"]
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
+mod server;
+
+/// A size from the environment.
+fn number_from(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is no number"))
+    })
+}
+
+/// Says on standard error that a test cannot run here; the harness shows that without being asked to.
+fn skipped(test: &str, why: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "skipped: {test} {why}");
+}
