@@ -212,7 +212,7 @@ async fn read_log(
     // A log whose first segments were given back is entered where a checkpoint enters it; before that, batches are held to each other.
     let first_segment = match live.first() {
         Some(first) => first.header.segment,
-        None => released.max(FIRST_SEGMENT - 1) + 1,
+        None => released + FIRST_SEGMENT,
     };
     let entry = usable()
         .map(|header| header.replay_from)
