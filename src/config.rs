@@ -111,6 +111,9 @@ pub struct ServeFlags {
         default_value = "8MiB"
     )]
     pub scrub_bytes_per_second: Bytes,
+    /// Log on disk over what of it can still be read, about, from which compaction holds it down; 0 frees nothing, without it 2
+    #[arg(long, env = "PINION_SPACE_AMPLIFICATION", value_name = "TIMES")]
+    pub space_amplification: Option<f64>,
     /// What is logged on standard error: a level, or tracing's target=level list
     #[arg(
         long,
@@ -307,6 +310,14 @@ fn check_sizes(settings: &ServeFlags) -> Result<(), Failure> {
             Bytes(MIB),
             Bytes(1 << 50),
         )?;
+    }
+    if let Some(times) = settings
+        .space_amplification
+        .filter(|times| *times != 0.0 && !(1.2..=100.0).contains(times))
+    {
+        return Err(usage(format!(
+            "--space-amplification {times} is out of range: type 1.2 to 100, or 0 to free nothing"
+        )));
     }
     if !(1..=1_000_000).contains(&settings.connections_max) {
         return Err(usage(format!(

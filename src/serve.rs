@@ -126,6 +126,9 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
         segments_ahead: settings.segments_ahead,
         checkpoint_log_bytes: settings.checkpoint_log_bytes.map(|bytes| bytes.0),
         scrub_bytes_per_second: settings.scrub_bytes_per_second.0,
+        space_amplification_percent: settings
+            .space_amplification
+            .map(|times| (times * 100.0).round() as u64),
         shard_ports: settings.shard_ports,
     }
 }

@@ -131,6 +131,23 @@ pub async fn survey(
         );
     }
 
+    // What the checkpoint in use says is released is nobody's any more, until it is used again.
+    let released = checkpoints
+        .iter()
+        .filter(|copy| copy.flaw.is_none())
+        .filter_map(|copy| copy.header.as_ref())
+        .max_by_key(|header| header.sequence)
+        .map_or(0, |header| header.released_through);
+    let behind = live.partition_point(|segment| segment.header.segment <= released);
+    for segment in live.drain(..behind) {
+        progress.inc(segment.length);
+        idle.push(SegmentSurvey {
+            file: shown(&segment.path),
+            state: format!("spare, released as segment {}", segment.header.segment),
+            ..SegmentSurvey::default()
+        });
+    }
+
     let mut survey = LogSurvey {
         number: files.number,
         log: identity.map(|identity| hex(&identity.log)),
@@ -154,7 +171,15 @@ pub async fn survey(
         verdict: Verdict::Whole,
     };
     if let Some(identity) = identity {
-        read_log(&mut survey, &files.directory, &identity, live, progress).await?;
+        read_log(
+            &mut survey,
+            &files.directory,
+            &identity,
+            live,
+            released,
+            progress,
+        )
+        .await?;
     }
     if let (Some(spot), Verdict::Whole | Verdict::TornTail(_)) = (broken_file, &survey.verdict) {
         survey.verdict = Verdict::Damage(spot);
@@ -169,6 +194,7 @@ async fn read_log(
     directory: &Path,
     identity: &LogIdentity,
     live: Vec<Live>,
+    released: u32,
     progress: &ProgressBar,
 ) -> anyhow::Result<()> {
     let usable = || {
@@ -184,9 +210,10 @@ async fn read_log(
         .max()
         .unwrap_or(0);
     // A log whose first segments were given back is entered where a checkpoint enters it; before that, batches are held to each other.
-    let first_segment = live
-        .first()
-        .map_or(FIRST_SEGMENT, |first| first.header.segment);
+    let first_segment = match live.first() {
+        Some(first) => first.header.segment,
+        None => released + FIRST_SEGMENT,
+    };
     let entry = usable()
         .map(|header| header.replay_from)
         .filter(|point| point.segment >= first_segment);
@@ -203,7 +230,13 @@ async fn read_log(
             why,
         })
     };
-    if first_segment > at.segment {
+    let numbers = || live.iter().map(|segment| segment.header.segment);
+    let gap = (released + 1..at.segment).find(|number| !numbers().any(|there| there == *number));
+    if let Some(number) = gap.filter(|_| released > 0) {
+        survey.verdict = missing(format!(
+            "segment {number} is missing: segments up to {released} were released, this one was not"
+        ));
+    } else if first_segment > at.segment {
         survey.verdict = missing(format!(
             "segment {} is missing: the oldest file holds segment {first_segment}",
             at.segment

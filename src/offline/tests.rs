@@ -136,10 +136,19 @@ impl Fixture {
 
     /// Two pages of entries, replay from the end of the log.
     fn checkpoint(&self, name: &str, sequence: u64) -> PathBuf {
+        self.checkpoint_released(name, sequence, 0)
+    }
+
+    /// The same, which says that segments up to one are released.
+    fn checkpoint_released(&self, name: &str, sequence: u64, released_through: u32) -> PathBuf {
         let header = CheckpointHeader {
             identity: IDENTITY,
             sequence,
             replay_from: self.end,
+            released_through,
+            record_bytes: 0,
+            dead_bytes: 0,
+            aging_bytes: 0,
             max_lsn: self.end.next_lsn - 1,
             pages: 2,
             keys: 2,
@@ -412,6 +421,39 @@ fn a_file_that_recovery_refuses_to_start_on_is_damage() {
     );
     fixture.superblock("superblock-b", 3, 7);
     damage("lsn 7 was durable");
+}
+
+/// Files of released segments lie there as they were until they are used again: they are nobody's, whatever they hold.
+#[test]
+fn released_segments_are_spare_and_a_gap_behind_them_is_damage() {
+    let fixture = Fixture::new(40);
+    let path = |slot: u32| {
+        fixture
+            .path()
+            .join(format!("log-00000000/segment-{slot:08}.seg"))
+    };
+    let all = fixture.survey().segments.len();
+    fixture.checkpoint_released("checkpoint-a", 5, 1);
+    let survey = fixture.survey();
+    assert_eq!(survey.verdict, Verdict::Whole);
+    assert_eq!(survey.segments.len(), all);
+    let spare = survey
+        .segments
+        .iter()
+        .find(|s| s.state.starts_with("spare"));
+    assert!(spare.is_some_and(|s| s.file.ends_with("segment-00000000.seg")));
+    assert_eq!(survey.segments[0].segment, Some(2));
+    let mut bytes = std::fs::read(path(0)).expect("a segment");
+    bytes[wal::BLOCK_BYTES + 300] ^= 1;
+    std::fs::write(path(0), bytes).expect("a segment");
+    assert_eq!(fixture.survey().verdict, Verdict::Whole);
+    std::fs::remove_file(path(0)).expect("a segment");
+    assert_eq!(fixture.survey().verdict, Verdict::Whole);
+    std::fs::remove_file(path(1)).expect("a segment");
+    let Verdict::Damage(spot) = fixture.survey().verdict else {
+        panic!("segment 2 is gone and was not released")
+    };
+    assert!(spot.why.contains("segment 2 is missing"), "{}", spot.why);
 }
 
 /// Where reading starts when the first segments are gone and a checkpoint says where to go on.

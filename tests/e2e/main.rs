@@ -13,5 +13,6 @@ mod packages;
 mod refusals;
 mod server;
 mod shards;
+mod space;
 mod streams;
 mod wire_rules;

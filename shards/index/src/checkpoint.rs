@@ -52,6 +52,14 @@ pub struct CheckpointHeader {
     pub keys: u64,
     /// Log time when it was finished, in microseconds.
     pub log_time_us: u64,
+    /// Segments up to this one hold nothing that is still there: their files are spare. 0: none was released.
+    pub released_through: u32,
+    /// Record bytes in the segments behind those: a hint for compaction, 0 = unknown.
+    pub record_bytes: u64,
+    /// Of them, bytes that nobody can read any more, about: a hint.
+    pub dead_bytes: u64,
+    /// Of them, bytes that end with their stream's max_age_seconds and have not yet: a hint.
+    pub aging_bytes: u64,
 }
 
 /// What a page holds.
@@ -108,7 +116,7 @@ struct DiskHeader {
     replay_epoch: u32,
     replay_segment: u32,
     replay_offset: u32,
-    unused: u32,
+    released_through: u32,
     replay_batch: u64,
     replay_lsn: u64,
     replay_hash: [u8; 16],
@@ -117,6 +125,9 @@ struct DiskHeader {
     pages: u64,
     keys: u64,
     log_time_us: u64,
+    record_bytes: u64,
+    dead_bytes: u64,
+    aging_bytes: u64,
 }
 
 #[derive(Archive, Serialize)]
@@ -134,7 +145,7 @@ struct DiskPageHead {
     reserved: [u8; 16],
 }
 
-const _: () = assert!(size_of::<ArchivedDiskHeader>() == 152);
+const _: () = assert!(size_of::<ArchivedDiskHeader>() == 176);
 const _: () = assert!(size_of::<ArchivedDiskPageHead>() == PAGE_HEAD_BYTES);
 const _: () = assert!(PAGE_ENTRIES * ENTRY_BYTES == SECTION_BYTES_MAX);
 
@@ -197,7 +208,7 @@ impl CheckpointHeader {
             replay_epoch: self.replay_from.epoch,
             replay_segment: self.replay_from.segment,
             replay_offset: self.replay_from.offset,
-            unused: 0,
+            released_through: self.released_through,
             replay_batch: self.replay_from.next_batch,
             replay_lsn: self.replay_from.next_lsn,
             replay_hash: self.replay_from.hash,
@@ -206,6 +217,9 @@ impl CheckpointHeader {
             pages: self.pages,
             keys: self.keys,
             log_time_us: self.log_time_us,
+            record_bytes: self.record_bytes,
+            dead_bytes: self.dead_bytes,
+            aging_bytes: self.aging_bytes,
         };
         let head = rkyv::to_bytes::<Error>(&disk).expect("fixed layout");
         block.fill(0);
@@ -255,6 +269,10 @@ impl CheckpointHeader {
             pages: disk.pages.into(),
             keys: disk.keys.into(),
             log_time_us: disk.log_time_us.into(),
+            released_through: disk.released_through.into(),
+            record_bytes: disk.record_bytes.into(),
+            dead_bytes: disk.dead_bytes.into(),
+            aging_bytes: disk.aging_bytes.into(),
         })
     }
 }

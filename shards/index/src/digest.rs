@@ -69,6 +69,13 @@ impl DigestKey {
         };
         Digest::canonical((u128::from(hash.h1) << 64) | u128::from(hash.h2))
     }
+
+    /// Under which an older version of a key is found that was moved away from where the next version's link names it.
+    /// There is no stream 0, so no key has this digest.
+    #[must_use]
+    pub fn forward(&self, lsn: u64) -> Digest {
+        self.digest(0, &lsn.to_le_bytes())
+    }
 }
 
 /// A digest as the table holds it. Ordered as the digest is.

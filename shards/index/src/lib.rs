@@ -16,7 +16,7 @@
 //! | [`checkpoint`] | the bytes of a checkpoint file (drawn in CHECKPOINT.md) |
 //!
 //! Tombstones stay: a deleted key keeps its slot with `tombstone` set, because its version numbers go on
-//! from there and its history can still be read. Nothing removes a key in this version.
+//! from there and its history can still be read. A key is removed when its only record has left the log.
 //!
 //! It does not know keys (only their digests), the device, or a clock.
 

@@ -145,6 +145,12 @@ proptest! {
             };
             let before = model.get(&digest).copied();
             prop_assert_eq!(index.get(digest), before);
+            if rng.random_ratio(1, 5) {
+                prop_assert_eq!(index.remove(digest), before);
+                model.remove(&digest);
+                check(&index);
+                continue;
+            }
             match index.put(digest, entry(lsn)) {
                 Ok(replaced) => {
                     prop_assert_eq!(replaced, before);

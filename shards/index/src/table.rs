@@ -246,6 +246,33 @@ impl<M: TableMemory> Index<M> {
         })
     }
 
+    /// Forget a key; returns what was known of it. Places that [`Index::locate`] gave do not hold any more.
+    ///
+    /// # Panics
+    /// When the table's invariants do not hold.
+    pub fn remove(&mut self, digest: Digest) -> Option<Entry> {
+        let key = TableKey::of(digest);
+        let (at, slot) = self.find(key)?;
+        let entry = Entry::unpack(bucket::packed(&self.memory.buckets()[at], slot));
+        // A bucket that is not full ends a probe: whatever overflowed this one may have to move back. The closed run is
+        // all that can be concerned.
+        let (low, high) = self.closed_run(at, at);
+        let mut moving = std::mem::take(&mut self.moving);
+        for bucket in &mut self.memory.buckets_mut()[low..=high] {
+            let items = (0..bucket::count(bucket)).map(|slot| bucket::item(bucket, slot));
+            moving.extend(items.filter(|item| item.key != key));
+            *bucket = bytemuck::Zeroable::zeroed();
+        }
+        for item in &moving {
+            assert!(self.place(item), "what lay in a run fits into it");
+        }
+        moving.clear();
+        self.moving = moving;
+        self.keys -= 1;
+        self.moved -= u64::from(key.high > self.old_until);
+        Some(entry)
+    }
+
     /// Add a key that is not there.
     #[inline(never)]
     fn insert(&mut self, item: Item) -> Result<(), IndexError> {

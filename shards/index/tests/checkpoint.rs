@@ -35,7 +35,31 @@ fn header() -> CheckpointHeader {
         pages: 12,
         keys: 13,
         log_time_us: 14,
+        released_through: 0,
+        record_bytes: 0,
+        dead_bytes: 0,
+        aging_bytes: 0,
     }
+}
+
+#[test]
+fn what_was_released_lies_in_bytes_that_were_zero() {
+    let mut block = vec![0; HEADER_BYTES];
+    let header = CheckpointHeader {
+        released_through: 0x0f,
+        record_bytes: 0x10,
+        dead_bytes: 0x11,
+        aging_bytes: 0x12,
+        ..header()
+    };
+    header.encode(&mut block);
+    assert_eq!(hex(&block[76..80]), "0f000000");
+    assert_eq!(
+        hex(&block[152..176]),
+        "100000000000000011000000000000001200000000000000"
+    );
+    assert!(block[176..].iter().all(|byte| *byte == 0));
+    assert_eq!(CheckpointHeader::decode(&block).unwrap(), header);
 }
 
 fn entries(n: usize) -> Vec<(Digest, Entry)> {

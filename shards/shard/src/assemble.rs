@@ -21,6 +21,7 @@ use crate::plan::Plan;
 use crate::reads::Reads;
 use crate::recover::RecoverConfig;
 use crate::scrubber::Scrubber;
+use crate::space::Space;
 use crate::turn::{Pace, Shard};
 
 const PRODUCERS_MAX: usize = 65_536;
@@ -47,6 +48,8 @@ pub struct Parts<D: Driver> {
     pub checkpoint_log_bytes: u64,
     /// Sealed segments are verified again at this rate; 0 = never.
     pub scrub_bytes_per_second: u64,
+    /// Disk use is held to about so many hundredths of what can still be read; 0: nothing is freed.
+    pub space_amplification_percent: u64,
     /// Its end of the queues between shards.
     pub mailbox: Mailbox<Box<Parcel<D::Socket>>>,
     /// The world.
@@ -70,6 +73,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         checkpoints,
         checkpoint_log_bytes,
         scrub_bytes_per_second,
+        space_amplification_percent,
         mailbox,
         mut driver,
         pace,
@@ -117,6 +121,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         mailbox,
         Checkpointer::new(checkpoints, checkpoint_log_bytes),
         scrubber,
+        Space::new(space_amplification_percent),
         pace,
     ))
 }

@@ -17,7 +17,7 @@ use wal::chain::ChainPoint;
 
 use crate::dedup::ProducersCursor;
 use crate::driver::{Driver, FileId, LogFiles};
-use crate::partition::Partition;
+use crate::partition::{Partition, SpaceCounts};
 use crate::token::Token;
 
 /// Pages in flight at once, and between two looks at the clock.
@@ -49,6 +49,13 @@ pub struct Checkpointer {
     stage: Stage,
     identity: Option<LogIdentity>,
     from: Option<ChainPoint>,
+    /// What was released when it began.
+    released_through: u32,
+    /// Last lsn that was sealed when it began.
+    taken_lsn: u64,
+    /// The same of the last good checkpoint in each file; 0 where there is none.
+    released_in: [u32; 2],
+    space: SpaceCounts,
     max_lsn: u64,
     pages: u64,
     keys: u64,
@@ -79,6 +86,10 @@ impl Checkpointer {
             stage: Stage::Idle,
             identity: None,
             from: None,
+            released_through: 0,
+            taken_lsn: 0,
+            released_in: [0; 2],
+            space: SpaceCounts::default(),
             max_lsn: 0,
             pages: 0,
             keys: 0,
@@ -107,6 +118,30 @@ impl Checkpointer {
     pub(crate) fn loaded(&mut self, header: &CheckpointHeader, file: FileId, files: &LogFiles) {
         self.turn = usize::from(files.checkpoints[0] == Some(file));
         self.last = Some((header.replay_from.next_lsn - 1, header.max_lsn));
+        // Whether the other one could be used, and what it says, is not known: it is written next.
+        self.released_in[1 - self.turn] = header.released_through;
+    }
+
+    /// Segments up to this one are released in every checkpoint that could be used: their files may be overwritten.
+    pub fn recyclable_through(&self) -> u32 {
+        self.released_in[0].min(self.released_in[1])
+    }
+
+    /// About the bytes of a checkpoint.
+    fn bytes_of_next(partition: &Partition) -> u64 {
+        let entries = partition.index.len().div_ceil(PAGE_ENTRIES as u64);
+        (entries + 3) * PAGE_BYTES as u64
+    }
+
+    /// Enough segments wait for checkpoints that let go of them.
+    fn is_wanted_for_space(partition: &Partition) -> bool {
+        let waiting = partition.log.released_segments() as u64 * partition.log.segment_bytes();
+        waiting
+            >= partition
+                .log
+                .segment_bytes()
+                .max(2 * Checkpointer::bytes_of_next(partition))
+            || (waiting > 0 && partition.log.disk_full())
     }
 
     /// The last checkpoint holds everything that the log does.
@@ -127,6 +162,7 @@ impl Checkpointer {
         driver: &mut D,
         now_ns: u64,
         at_once: bool,
+        replay_from: Option<ChainPoint>,
     ) {
         let Some(file) = self.files[self.turn] else {
             return;
@@ -135,7 +171,9 @@ impl Checkpointer {
             let grown = partition.log.bytes_written - self.last_log_bytes;
             // A checkpoint that costs more to write than the log it saves is not worth it.
             let worth = self.every_log_bytes.max(2 * 36 * partition.index.len());
-            let due = grown >= worth || (at_once && !self.is_current(partition) && !self.failed);
+            let due = grown >= worth
+                || Checkpointer::is_wanted_for_space(partition)
+                || (at_once && !self.is_current(partition) && !self.failed);
             // Writes of one that was given up must not land in the next.
             if !due
                 || self.in_flight > 0
@@ -144,18 +182,22 @@ impl Checkpointer {
             {
                 return;
             }
-            self.begin(partition, now_ns);
+            self.begin(partition, now_ns, replay_from);
         }
         while self.in_flight < PAGES_AT_ONCE && self.advance(partition, driver, file, now_ns) {}
     }
 
-    fn begin(&mut self, partition: &mut Partition, now_ns: u64) {
+    /// `replay_from`: an earlier place than the log's end, where something needs the log behind it replayed.
+    fn begin(&mut self, partition: &mut Partition, now_ns: u64, replay_from: Option<ChainPoint>) {
         // What is sealed is what the chain covers; records of the open batch have higher lsns and are replayed.
-        let from = partition.log.chain();
-        self.from = Some(from);
+        let end = partition.log.chain();
+        self.taken_lsn = end.next_lsn - 1;
+        self.from = Some(replay_from.unwrap_or(end));
         self.identity = Some(partition.log.identity);
         self.sequence += 1;
         self.last_log_bytes = partition.log.bytes_written;
+        self.released_through = partition.log.first_segment() - 1;
+        self.space = partition.space.clone();
         (self.pages, self.keys, self.max_lsn) = (0, 0, 0);
         self.failed = false;
         self.started_ns = now_ns;
@@ -267,6 +309,10 @@ impl Checkpointer {
                     pages: self.pages,
                     keys: self.keys,
                     log_time_us: partition.log.log_time_us(),
+                    released_through: self.released_through,
+                    record_bytes: self.space.record_bytes,
+                    dead_bytes: self.space.dead_bytes,
+                    aging_bytes: self.space.aging_bytes(),
                 };
                 let Ok(mut buffer) = Buffer::new(HEADER_BYTES) else {
                     return self.fail("no memory for the header", now_ns);
@@ -296,8 +342,8 @@ impl Checkpointer {
                 if self.in_flight > 0 {
                     return false;
                 }
-                let from = self.from.expect("set when it began");
-                self.last = Some((from.next_lsn - 1, self.max_lsn));
+                self.last = Some((self.taken_lsn, self.max_lsn));
+                self.released_in[self.turn] = self.released_through;
                 self.turn = 1 - self.turn;
                 self.written += 1;
                 self.seconds = (now_ns - self.started_ns) as f64 / 1e9;

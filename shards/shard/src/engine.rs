@@ -77,9 +77,14 @@ pub struct EngineConfig {
     pub checkpoint_log_bytes: Option<u64>,
     /// Sealed segments are verified again at this rate, per shard; 0 = never.
     pub scrub_bytes_per_second: u64,
+    /// Disk use is held to about so many hundredths of what can still be read; 0: nothing is freed; None = the default.
+    pub space_amplification_percent: Option<u64>,
     /// Listen on a port per shard.
     pub shard_ports: bool,
 }
+
+/// Default of `space_amplification_percent`.
+pub const SPACE_AMPLIFICATION_PERCENT: u64 = 200;
 
 /// Default of `segment_bytes`.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -721,6 +726,9 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         digest_key,
         checkpoints: files.checkpoints,
         checkpoint_log_bytes: config.checkpoint_log_bytes.unwrap_or(CHECKPOINT_LOG_BYTES),
+        space_amplification_percent: config
+            .space_amplification_percent
+            .unwrap_or(SPACE_AMPLIFICATION_PERCENT),
         mailbox,
         driver,
         pace,

@@ -14,6 +14,9 @@ pub struct Outside {
     pub device_sync_seconds: f64,
     pub scrubbed_bytes: u64,
     pub scrub_errors: u64,
+    pub segments_released: u64,
+    pub relocated_bytes: u64,
+    pub relocated_records: u64,
 }
 
 pub(crate) fn update<S>(core: &mut Core<S>) {
@@ -40,6 +43,8 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
             active: 1,
             sealed: held.saturating_sub(ready + 1),
             ready,
+            released: log.released_segments() as u64,
+            spare: log.spare_segments() as u64,
         },
         memory: MemoryBytes {
             batches: log.buffer_bytes(),
@@ -63,8 +68,15 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
         recovery_seconds: before.recovery_seconds,
         recovery_bytes: before.recovery_bytes,
         recovery_records: before.recovery_records,
+        record_bytes: core.partition.space.record_bytes,
+        dead_bytes: core.partition.space.dead_bytes,
     };
+    let recycled = log.recycled;
     let counters = &mut core.metrics.counters;
+    counters.segments_released = outside.segments_released;
+    counters.segments_recycled = recycled;
+    counters.relocated_bytes = outside.relocated_bytes;
+    counters.relocated_records = outside.relocated_records;
     counters.mailbox_hops = core.hops;
     counters.scrubbed_bytes = outside.scrubbed_bytes;
     counters.scrub_errors = outside.scrub_errors;

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use wire::cursor::Walked;
 use wire::native::AppendPart;
 use wire::{Durability, Policy, Refusal};
 
@@ -57,6 +58,7 @@ pub enum Ask<B> {
     Scan {
         stream: B,
         from_lsn: u64,
+        walked: Walked,
         limit: u32,
         wait_until_ns: u64,
     },
@@ -89,6 +91,7 @@ pub enum Answer {
     Records {
         set: RecordSet,
         next_lsn: u64,
+        walked: Walked,
         more: bool,
     },
     StreamPut,
@@ -192,11 +195,13 @@ impl<B> Ask<B> {
             Ask::Scan {
                 stream,
                 from_lsn,
+                walked,
                 limit,
                 wait_until_ns,
             } => Ask::Scan {
                 stream: f(stream),
                 from_lsn: *from_lsn,
+                walked: *walked,
                 limit: *limit,
                 wait_until_ns: *wait_until_ns,
             },

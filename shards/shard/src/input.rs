@@ -177,7 +177,7 @@ impl<S> Core<S> {
             0,
             false,
         );
-        let from_lsn = work.next_lsn_of(self.shared.logs[0]);
+        let (from_lsn, walked) = work.place_of(self.shared.logs[0]);
         let ticket = self.jobs.add(asker, 1, Work::Scan(work));
         self.ask(
             0,
@@ -185,6 +185,7 @@ impl<S> Core<S> {
             &Ask::Scan {
                 stream,
                 from_lsn,
+                walked,
                 limit,
                 wait_until_ns: 0,
             },
@@ -196,6 +197,7 @@ impl<S> Core<S> {
         Cursor {
             timeline: self.shared.timeline,
             next: Vec::new(),
+            walked: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! A job lives on the shard whose connection asked. It gathers answers of one or several owners and ends as one reply in
 //! the connection's outbox (or, for a followed tail, as many). It does not know how owners find their answers.
 
+use wire::cursor::Walked;
 use wire::native::AppendPart;
 use wire::{Code, Cursor, Durability, Refusal};
 
@@ -188,6 +189,7 @@ enum Next {
         shard: usize,
         stream: Vec<u8>,
         from_lsn: u64,
+        walked: Walked,
         limit: u32,
     },
     Finish,
@@ -230,10 +232,11 @@ impl<S> Core<S> {
                 Answer::Records {
                     set,
                     next_lsn,
+                    walked,
                     more,
                 },
             ) => {
-                scan.take(log, set, next_lsn);
+                scan.take(log, set, next_lsn, walked);
                 if scan.is_full() {
                     Next::Finish
                 } else if more {
@@ -241,24 +244,34 @@ impl<S> Core<S> {
                         shard: scan.shard,
                         stream: scan.stream.clone(),
                         from_lsn: next_lsn,
+                        walked,
                         limit: scan.limit - scan.records,
                     }
                 } else if scan.shard + 1 < logs {
                     scan.shard += 1;
                     let next_log = self.shared.logs[scan.shard];
-                    let from_lsn = scan.next_lsn_of(next_log);
+                    let (from_lsn, walked) = scan.place_of(next_log);
                     Next::Ask {
                         shard: scan.shard,
                         stream: scan.stream.clone(),
                         from_lsn,
+                        walked,
                         limit: scan.limit - scan.records,
                     }
                 } else {
                     Next::Finish
                 }
             }
-            (Work::Tail(tail), Answer::Records { set, next_lsn, .. }) => {
-                tail.take(log, set, next_lsn);
+            (
+                Work::Tail(tail),
+                Answer::Records {
+                    set,
+                    next_lsn,
+                    walked,
+                    ..
+                },
+            ) => {
+                tail.take(log, set, next_lsn, walked);
                 // The first shard with news ends the wait; what others find later is asked for again from the cursor.
                 if tail.records > 0 || job.waits_for == 0 {
                     Next::Finish
@@ -301,6 +314,7 @@ impl<S> Core<S> {
                 shard,
                 stream,
                 from_lsn,
+                walked,
                 limit,
             } => {
                 if let Some(job) = self.jobs.get(ticket) {
@@ -309,6 +323,7 @@ impl<S> Core<S> {
                 let ask = Ask::Scan {
                     stream: stream.as_slice(),
                     from_lsn,
+                    walked,
                     limit,
                     wait_until_ns: 0,
                 };
@@ -546,15 +561,16 @@ impl<S> Core<S> {
             tail.wait_until_ns
                 .min(self.now.monotonic_ns + TAIL_SLICE_NS),
         );
-        let from: Vec<u64> = logs.iter().map(|l| tail.next_lsn_of(*l)).collect();
+        let from: Vec<_> = logs.iter().map(|l| tail.place_of(*l)).collect();
         let ticket = self.jobs.add(asker, logs.len() as u32, Work::Tail(tail));
-        for (shard, from_lsn) in from.into_iter().enumerate() {
+        for (shard, (from_lsn, walked)) in from.into_iter().enumerate() {
             self.ask(
                 shard,
                 ticket,
                 &Ask::Scan {
                     stream: stream.as_slice(),
                     from_lsn,
+                    walked,
                     limit,
                     wait_until_ns,
                 },
@@ -564,14 +580,23 @@ impl<S> Core<S> {
 }
 
 impl ScanWork {
-    pub fn next_lsn_of(&self, log: u32) -> u64 {
-        self.cursor
-            .next
-            .iter()
-            .find(|(l, _)| *l == log)
-            .map_or(1, |(_, lsn)| *lsn)
+    /// Where it goes on in a log, and what it has walked there.
+    pub fn place_of(&self, log: u32) -> (u64, Walked) {
+        let next = self.cursor.next.iter().find(|(l, _)| *l == log);
+        let walked = self.cursor.walked.iter().find(|(l, _)| *l == log);
+        (
+            next.map_or(1, |(_, lsn)| *lsn),
+            walked.map_or(Walked::default(), |(_, walked)| *walked),
+        )
     }
-    fn take(&mut self, log: u32, set: RecordSet, next_lsn: u64) {
+    fn take(&mut self, log: u32, set: RecordSet, next_lsn: u64, walked: Walked) {
+        let others = self.cursor.walked.iter().filter(|(l, _)| *l != log);
+        let mut all: Vec<_> = others.copied().collect();
+        if walked != Walked::default() {
+            all.push((log, walked));
+            all.sort_unstable_by_key(|(l, _)| *l);
+        }
+        self.cursor.walked = all;
         self.records += set.len() as u32;
         if !set.is_empty() {
             self.set.push(set);

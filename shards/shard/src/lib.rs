@@ -46,6 +46,9 @@ mod ring_driver;
 mod scans;
 mod scrubber;
 mod sleepers;
+mod space;
+#[cfg(test)]
+mod space_tests;
 mod spin;
 mod store;
 mod streams;
@@ -55,5 +58,6 @@ mod token;
 pub mod turn;
 #[cfg(test)]
 mod turn_tests;
+mod worth;
 
 pub use partition::IndexMemory;

@@ -47,6 +47,8 @@ pub enum Blocked {
     NoSegment,
     /// A write failed; only a restart re-reads the media.
     Failed,
+    /// The index has no room for another place.
+    Index,
 }
 
 /// A segment file that holds, or will hold, a numbered segment of this log.
@@ -58,6 +60,8 @@ pub struct SegmentFile {
     pub generation: u32,
     /// First lsn in it, 0 while nothing is.
     pub first_lsn: u64,
+    /// Log time of its first batch, 0 while there is none.
+    pub first_time_us: u64,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -111,8 +115,12 @@ pub struct Log {
     /// The file being prepared, and its old life if it is recycled.
     pending: Option<(SegmentFile, Option<SegmentFile>)>,
     prepare_retry_ns: u64,
+    /// Segments that hold nothing any more, ascending, until no checkpoint that could be used speaks of them.
+    released: VecDeque<SegmentFile>,
     /// Files without a segment, with the generation they last had.
     spare: Vec<SegmentFile>,
+    /// For the metrics: files of released segments that were given to reuse.
+    pub recycled: u64,
     marked_lsn: u64,
     failed: Option<String>,
     /// Why the last segment could not be made; None once one could.
@@ -147,6 +155,8 @@ pub struct LogStart {
     pub chain: wal::chain::ChainPoint,
     /// Segments that hold data, ascending; the last is the one that `chain` points into.
     pub segments: Vec<SegmentFile>,
+    /// Segments that were released, ascending; a checkpoint may still speak of them.
+    pub released: Vec<SegmentFile>,
     /// Files that hold nothing any more.
     pub spare: Vec<SegmentFile>,
     pub next_slot: u32,
@@ -190,7 +200,9 @@ impl Log {
             next_slot: start.next_slot,
             pending: None,
             prepare_retry_ns: 0,
+            released: start.released.into(),
             spare: start.spare,
+            recycled: 0,
             marked_lsn: 0,
             failed: None,
             no_segment: None,
@@ -254,12 +266,14 @@ impl Log {
             segment: 1,
             generation: 0,
             first_lsn: 0,
+            first_time_us: 0,
         };
         let start = LogStart {
             identity,
             epoch: 1,
             chain: wal::chain::ChainPoint::genesis(1),
             segments: vec![nowhere],
+            released: Vec::new(),
             spare: Vec::new(),
             next_slot: 0,
             segment_bytes,
@@ -395,6 +409,7 @@ impl Log {
             && s.first_lsn == 0
         {
             s.first_lsn = first_lsn;
+            s.first_time_us = self.log_time_us;
         }
         self.window.push_back(Frozen {
             batch,
@@ -630,6 +645,71 @@ impl Log {
             .inspect(|s| assert_eq!(s.segment, segment))
     }
 
+    /// Number of the first segment that is not released.
+    #[inline]
+    pub fn first_segment(&self) -> u32 {
+        self.segments.front().map_or(1, |s| s.segment)
+    }
+
+    /// Whether a segment was released: what named a place in it found its record moved, or dead.
+    #[inline]
+    pub fn is_released(&self, segment: u32) -> bool {
+        segment < self.first_segment()
+    }
+
+    /// First lsn that is still in the log.
+    pub fn first_lsn(&self) -> u64 {
+        match self.segments.front() {
+            Some(front) if front.first_lsn != 0 => front.first_lsn,
+            Some(front) if front.segment == self.writer.chain().segment => {
+                self.writer.chain().next_lsn
+            }
+            // Unreadable: whoever comes there finds out.
+            _ => 1,
+        }
+    }
+
+    /// The oldest segment and the one behind it, if the log has gone on to that one: the oldest can be released.
+    pub fn oldest_sealed(&self) -> Option<(SegmentFile, SegmentFile)> {
+        let (first, second) = (*self.segments.front()?, *self.segments.get(1)?);
+        (second.first_lsn != 0 && first.segment < self.writer.chain().segment)
+            .then_some((first, second))
+    }
+
+    /// Segments with batches, the open one included.
+    pub fn segments_used(&self) -> usize {
+        self.segments.iter().filter(|s| s.first_lsn != 0).count()
+    }
+
+    /// Let go of the oldest segment: nothing that can be read lies in it. Its file is kept as it is until `recycle`.
+    ///
+    /// # Panics
+    /// When it is the open one.
+    pub fn release_front(&mut self) {
+        let (front, _) = self
+            .oldest_sealed()
+            .expect("only sealed segments are released");
+        self.segments.pop_front();
+        self.released.push_back(front);
+    }
+
+    /// Segments that were released and whose files wait for checkpoints that say so.
+    pub fn released_segments(&self) -> usize {
+        self.released.len()
+    }
+
+    /// Both checkpoints say that segments up to `through` are released: their files may be used again, but for those that
+    /// `is_held` by a read.
+    pub fn recycle(&mut self, through: u32, is_held: impl Fn(FileId) -> bool) {
+        while let Some(oldest) = self.released.front()
+            && oldest.segment <= through
+            && !is_held(oldest.file)
+        {
+            self.spare.extend(self.released.pop_front());
+            self.recycled += 1;
+        }
+    }
+
     /// The segment in which `lsn` lies, by the first lsns.
     pub fn segment_of_lsn(&self, lsn: u64) -> Option<&SegmentFile> {
         let holding = self
@@ -691,6 +771,7 @@ impl Log {
             segment,
             generation,
             first_lsn: 0,
+            first_time_us: 0,
         };
         self.pending = Some((made, old));
         let recycle = old.map(|o| o.file).filter(|file| *file != UNMADE);

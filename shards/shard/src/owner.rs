@@ -5,6 +5,7 @@
 
 use wal::record::{Kind, RecordView};
 use wal::{Link, Location};
+use wire::cursor::Walked;
 use wire::native::{AppendIter, AppendPart};
 use wire::{Code, Refusal};
 
@@ -98,6 +99,7 @@ impl<S> Core<S> {
             Ask::Scan {
                 stream,
                 from_lsn,
+                walked,
                 limit,
                 wait_until_ns,
             } => {
@@ -106,6 +108,7 @@ impl<S> Core<S> {
                     stream_name: stream.to_vec(),
                     stream: 0,
                     next_lsn: (*from_lsn).max(1),
+                    walked: *walked,
                     upto_lsn: 0,
                     limit: *limit as usize,
                     oldest_us: 0,
@@ -199,6 +202,7 @@ impl<S> Core<S> {
                     Answer::Records {
                         set,
                         next_lsn: 0,
+                        walked: Walked::default(),
                         more: false,
                     }
                 };
@@ -271,8 +275,13 @@ impl<S> Core<S> {
     /// Follow a history from `link` through memory; read the device where memory ends.
     fn walk_history(&mut self, mut history: Box<History>, mut link: Link, mut bytes: usize) {
         loop {
-            if link.lsn == 0 {
-                return self.end_history(*history);
+            match self.partition.resolve(link) {
+                Some((place, known)) => {
+                    bytes = known.unwrap_or(bytes);
+                    link = place;
+                }
+                // No older version, or none that is still there.
+                None => return self.end_history(*history),
             }
             let entry = index::Entry {
                 lsn: link.lsn,
@@ -298,6 +307,7 @@ impl<S> Core<S> {
         let answer = Answer::Records {
             set: history.set,
             next_lsn: 0,
+            walked: Walked::default(),
             more: false,
         };
         self.answer(history.origin, history.gate, answer);
@@ -371,7 +381,12 @@ impl<S> Core<S> {
                     lsn: read.lsn,
                     location: read.at,
                 };
-                self.read_record(link, needed, read.then);
+                // Of the same file: its segment may have been released meanwhile, and the file is not used again before
+                // the next turn.
+                let bytes = needed.clamp(64, self.reads.record_bytes_max());
+                let segment_bytes = self.partition.log.segment_bytes();
+                let longer = Read::new(read.file, link, bytes, segment_bytes, read.then);
+                self.reads.start(longer);
             }
             Err(error) => self.read_failed(read, &error.to_string()),
         }
@@ -394,6 +409,7 @@ impl<S> Core<S> {
                     Answer::Records {
                         set,
                         next_lsn: 0,
+                        walked: Walked::default(),
                         more: false,
                     }
                 } else {
@@ -428,17 +444,7 @@ impl<S> Core<S> {
 
     /// Records older than this are not served (policy max_age_seconds, decided by log time).
     pub(crate) fn oldest_us(&self, stream: u32) -> u64 {
-        let age = self
-            .partition
-            .streams
-            .get(stream)
-            .and_then(|s| s.policy.max_age_seconds);
-        age.map_or(0, |s| {
-            self.partition
-                .log
-                .log_time_us()
-                .saturating_sub(s.saturating_mul(1_000_000))
-        })
+        self.partition.oldest_us(stream)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::dedup::{
 use crate::log::{Blocked, Log};
 use crate::streams::Streams;
 
+pub use crate::worth::SpaceCounts;
+
 /// Huge-page memory for the index table.
 pub struct IndexMemory(pub Region<index::Bucket>);
 
@@ -137,6 +139,11 @@ pub struct Partition {
     scratch: Vec<Digest>,
     extensions: Vec<u8>,
     pub damage: u64,
+    /// What compaction goes by.
+    pub space: SpaceCounts,
+    /// Records of segments that are still there, copied forward as the newest of their keys. What is superseded since looks
+    /// like any older version, and must not be copied twice.
+    pub copied: ahash::AHashSet<u64>,
 }
 
 /// A refusal in one line.
@@ -177,6 +184,8 @@ impl Partition {
             scratch: Vec::new(),
             extensions: Vec::new(),
             damage: 0,
+            space: SpaceCounts::default(),
+            copied: ahash::AHashSet::new(),
         }
     }
 
@@ -184,6 +193,8 @@ impl Partition {
     pub fn forget_everything(&mut self) {
         // What it was sized for is still to come, from elsewhere.
         self.index.reset(self.index.sized_for());
+        self.space = SpaceCounts::default();
+        self.copied = ahash::AHashSet::new();
         self.streams = Streams::new(self.limits.streams_max);
         self.producers = Producers::new(self.limits.producers);
         self.keys = IdempotencyKeys::new(self.limits.keys);
@@ -332,7 +343,14 @@ impl Partition {
                         .expect("capacity was checked for the whole unit"),
                 ),
             }
-            let was_live = before.is_some_and(|e| !e.tombstone);
+            self.note_laid_down(
+                stream,
+                appended.bytes.into(),
+                appended.location.segment,
+                log_time_us,
+            );
+            self.note_replaced(stream, before, &entry);
+            let was_live = before.is_some_and(|e| self.is_live(&e));
             born += i64::from(!record.tombstone && !was_live);
             died += i64::from(record.tombstone && was_live);
             payload_bytes += record.payload.len() as u64;
@@ -373,7 +391,7 @@ impl Partition {
                 continue;
             }
             let newest = self.index.get(digest);
-            let live = newest.filter(|e| !e.tombstone);
+            let live = newest.filter(|e| self.is_live(e));
             if !first && !unconditional {
                 let message =
                     "a condition on a key that the same request writes before: send the two apart";
@@ -539,7 +557,7 @@ impl Partition {
 
     fn blocked(&self, blocked: &Blocked) -> NotAppended {
         match blocked {
-            Blocked::Buffers | Blocked::Segment => NotAppended::Later,
+            Blocked::Buffers | Blocked::Segment | Blocked::Index => NotAppended::Later,
             Blocked::DiskFull => NotAppended::Refused(refuse_for(
                 Code::DiskFull,
                 1000,
@@ -610,14 +628,17 @@ impl Partition {
     /// down or read; the caller compares stream and key, so a wrong index entry is never served.
     pub fn find(&mut self, stream: u32, key: &[u8], digest: Option<Digest>) -> Found<'_> {
         let digest = digest.unwrap_or_else(|| self.digests.digest(stream, key));
-        let Some(entry) = self.index.get(digest) else {
-            return Found::Nowhere;
-        };
-        self.find_entry(entry)
+        match self.index.get(digest) {
+            Some(entry) if entry.tombstone || self.is_live(&entry) => self.find_entry(entry),
+            _ => Found::Nowhere,
+        }
     }
 
     /// The record of an index entry or of a history link.
     pub fn find_entry(&mut self, entry: Entry) -> Found<'_> {
+        if self.log.is_released(entry.location.segment) {
+            return Found::Device { entry };
+        }
         if let Some(bytes) = self.log.in_memory(entry.location) {
             if let Ok(record) = self.log.codec.read_kept(entry.lsn, bytes) {
                 return Found::Memory { record, entry };

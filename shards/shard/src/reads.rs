@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use slab::Slab;
 use uring::{Buffer, BufferPool};
 use wal::{BLOCK_BYTES, Link, Location};
+use wire::cursor::Walked;
 
 use crate::driver::{Driver, FileId};
 use crate::hop::Origin;
@@ -45,6 +46,8 @@ pub struct Scan {
     pub stream_name: Vec<u8>,
     pub stream: u32,
     pub next_lsn: u64,
+    /// What was walked before that.
+    pub walked: Walked,
     /// Nothing behind this lsn was durable when the page began.
     pub upto_lsn: u64,
     pub limit: usize,
@@ -168,6 +171,10 @@ impl Reads {
     }
     pub fn finished(&mut self, index: usize) -> Option<Read> {
         self.slab.try_remove(index)
+    }
+    /// A read of this file is running or queued: its bytes must stay what they are.
+    pub fn holds(&self, file: FileId) -> bool {
+        self.slab.iter().any(|(_, read)| read.file == file)
     }
     /// Reads running or queued.
     pub fn depth(&self) -> usize {

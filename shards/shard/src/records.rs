@@ -40,7 +40,7 @@ impl RecordSet {
         self.bytes.extend_from_slice(record.key);
         self.bytes.extend_from_slice(record.payload);
         self.items.push(Item {
-            lsn: record.lsn,
+            lsn: position_of(record),
             version: record.version,
             timestamp_us: record.timestamp_us,
             tombstone: record.kind == Kind::Tombstone,
@@ -83,6 +83,12 @@ impl RecordSet {
     }
 }
 
+/// The lsn that replies say: that of the record's first place, wherever compaction has copied it.
+#[inline]
+fn position_of(record: &RecordView<'_>) -> u64 {
+    extension::Relocated::of(record.extensions).map_or(record.lsn, |relocated| relocated.first)
+}
+
 /// The spelled-out content type of a record, empty where a code says it.
 fn other_content_type<'a>(record: &RecordView<'a>) -> &'a [u8] {
     if record.content_type == wal::record::content_type::OTHER {
@@ -97,7 +103,7 @@ fn other_content_type<'a>(record: &RecordView<'a>) -> &'a [u8] {
 pub fn record_out<'a>(log: u32, record: &RecordView<'a>) -> RecordOut<'a> {
     RecordOut {
         log,
-        lsn: record.lsn,
+        lsn: position_of(record),
         version: record.version,
         timestamp_us: record.timestamp_us,
         tombstone: record.kind == Kind::Tombstone,

@@ -4,6 +4,7 @@
 //! are stored, not computed again. Index updates are applied in groups, so that their cache misses overlap.
 
 use index::{Digest, Entry};
+use wal::extension::Relocated;
 use wal::record::{Kind, RecordView};
 use wal::{Location, extension};
 use wire::Policy;
@@ -18,6 +19,8 @@ struct Update {
     entry: Entry,
     stream: u32,
     payload_bytes: u64,
+    /// A copy that compaction made: nothing new.
+    relocated: bool,
 }
 
 enum Once {
@@ -62,6 +65,13 @@ impl Replay {
     ) -> Result<(), ReplayError> {
         self.records += 1;
         self.bytes += record.bytes as u64;
+        let relocated = Relocated::of(record.extensions);
+        partition.note_laid_down(
+            record.stream,
+            record.bytes as u64,
+            location.segment,
+            record.timestamp_us,
+        );
         match record.kind {
             Kind::StreamDefinition => {
                 let policy: Policy =
@@ -80,7 +90,12 @@ impl Replay {
             }
             Kind::Note => {}
             Kind::Put | Kind::Tombstone => {
-                let digest = partition.digests.digest(record.stream, record.key);
+                let digest = match relocated {
+                    Some(Relocated { link: 1.., .. }) => partition
+                        .digests
+                        .forward(relocated.map_or(0, |relocated| relocated.link)),
+                    _ => partition.digests.digest(record.stream, record.key),
+                };
                 partition.index.prefetch(digest);
                 let entry = Entry {
                     lsn: record.lsn,
@@ -94,8 +109,16 @@ impl Replay {
                     entry,
                     stream: record.stream,
                     payload_bytes: record.payload.len() as u64,
+                    relocated: relocated.is_some(),
                 });
             }
+        }
+        if let Some(relocated) = relocated {
+            if relocated.link == 0 {
+                partition.copied.insert(relocated.from);
+            }
+            // No request's record: its answer was remembered when it was written first.
+            return Ok(());
         }
         if !record.extensions.is_empty() {
             self.once(record);
@@ -185,7 +208,12 @@ impl Replay {
                 Some(_) => {}
                 None => partition.index.insert_new(update.digest, update.entry)?,
             }
-            if !counted {
+            if update.relocated {
+                partition
+                    .streams
+                    .count(update.stream, 0, 0, 0, update.entry.lsn);
+            } else if !counted {
+                partition.note_replaced(update.stream, before, &update.entry);
                 let was_live = before.is_some_and(|e| !e.tombstone);
                 let keys = i64::from(!update.entry.tombstone && !was_live)
                     - i64::from(update.entry.tombstone && was_live);

@@ -5,6 +5,7 @@
 
 use wal::BLOCK_BYTES;
 use wal::Location;
+use wal::extension::Relocated;
 use wal::record::{Kind, RecordError, RecordView};
 use wal::scan::{BatchInfo, Stop};
 use wire::Code;
@@ -19,6 +20,7 @@ impl<S> Core<S> {
     /// Start (or start again) a scan from its `next_lsn`.
     pub(crate) fn begin_scan(&mut self, mut scan: Box<Scan>) {
         scan.upto_lsn = self.partition.log.durable_lsn();
+        scan.skip_released(&self.partition);
         let Some(id) = self.partition.streams.lookup(&scan.stream_name) else {
             // Whoever defines it later does so behind what is durable now. To say less would be asked again for ever.
             scan.next_lsn = scan.next_lsn.max(scan.upto_lsn + 1);
@@ -58,7 +60,9 @@ impl<S> Core<S> {
     }
 
     fn place_of(&self, lsn: u64) -> Option<Location> {
-        if let Some(at) = self.scan_hints.get(lsn) {
+        if let Some(at) = self.scan_hints.get(lsn)
+            && !self.partition.log.is_released(at.segment)
+        {
             return Some(at);
         }
         if let Some(at) = self.partition.log.batch_in_memory(lsn) {
@@ -84,6 +88,14 @@ impl<S> Core<S> {
     /// Take batches from memory while they are there, else read a chunk.
     fn go_on(&mut self, mut scan: Box<Scan>) {
         loop {
+            if self.partition.log.is_released(scan.at.segment) {
+                // The segment was released while a chunk of it was read.
+                scan.skip_released(&self.partition);
+                scan.at = Location {
+                    segment: self.partition.log.first_segment(),
+                    offset: BLOCK_BYTES as u32,
+                };
+            }
             if scan.next_lsn > scan.upto_lsn || page_is_full(&scan.set, scan.limit) {
                 return self.end_scan(scan);
             }
@@ -142,6 +154,9 @@ impl<S> Core<S> {
 
     /// A chunk of the log, starting at a place where a batch may start.
     pub(crate) fn scan_chunk(&mut self, mut scan: Box<Scan>, at: Location, bytes: &[u8]) {
+        if self.partition.log.is_released(at.segment) {
+            return self.go_on(scan);
+        }
         let Some(segment) = self.partition.log.segment(at.segment).copied() else {
             let message = format!(
                 "segment {} of log {} is gone",
@@ -213,6 +228,7 @@ impl<S> Core<S> {
         let answer = Answer::Records {
             set: scan.set,
             next_lsn: scan.next_lsn,
+            walked: scan.walked,
             more,
         };
         self.answer(scan.origin, 0, answer);
@@ -242,6 +258,23 @@ impl<S> Core<S> {
 }
 
 impl Scan {
+    /// The log begins behind the scan now: what lay between is gone, or was copied to where the scan will come.
+    fn skip_released(&mut self, partition: &Partition) {
+        let first = partition.log.first_lsn();
+        if self.next_lsn < first {
+            self.walked.skip(self.next_lsn, first);
+            self.next_lsn = first;
+            // Copies may lie behind what was durable when the page began; they were durable before the release.
+            self.upto_lsn = self.upto_lsn.max(partition.log.durable_lsn());
+        }
+    }
+
+    /// A copy of a record that the scan has met where it was before.
+    fn was_met(&self, record: &RecordView<'_>) -> bool {
+        Relocated::of(record.extensions)
+            .is_some_and(|r| self.walked.covers(r.from) || self.walked.covers(r.first))
+    }
+
     /// Whether the record is among the newest versions of its key that the policy shows.
     fn is_kept(&self, partition: &Partition, record: &RecordView<'_>) -> bool {
         let Some(depth) = self.depth else { return true };
@@ -277,6 +310,7 @@ impl Scan {
             if shown
                 && record.stream == self.stream
                 && record.timestamp_us >= self.oldest_us
+                && !self.was_met(&record)
                 && self.is_kept(partition, &record)
             {
                 self.set.push(&record);

@@ -204,6 +204,13 @@ impl Streams {
         stream.last_lsn = last_lsn;
     }
 
+    /// A key's last record has left the log by age.
+    pub fn key_ended(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut((id as usize).wrapping_sub(1)) {
+            stream.keys = stream.keys.saturating_sub(1);
+        }
+    }
+
     /// One chunk of a checkpoint into `out`: about `bytes_max` bytes at most, and no more than
     /// [`CHUNK_BYTES_MAX`](crate::dedup::CHUNK_BYTES_MAX). Returns where to go on, `None` at the end. Start with 0.
     ///

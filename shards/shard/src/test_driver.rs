@@ -80,6 +80,11 @@ impl TestDriver {
         place[from..to].copy_from_slice(bytes);
     }
 
+    /// Time passes.
+    pub fn pass_seconds(&mut self, seconds: u64) {
+        self.now_ns += seconds * 1_000_000_000;
+    }
+
     /// Let the writes that were held end well.
     pub fn let_writes_end(&mut self, bytes: impl Fn(u64) -> usize) {
         self.hold_writes = false;
@@ -231,6 +236,8 @@ impl Driver for TestDriver {
             self.files.push(vec![0; segment_bytes as usize]);
             FileId(self.files.len() as u32 - 1)
         });
+        // A recycled file loses its first batch; what lies behind it stays.
+        self.store(file, 4096, &[0; 4096]);
         self.store(file, 0, &header);
         self.events.push(Event::SegmentReady {
             token,
@@ -379,6 +386,7 @@ fn one_of(
         digest_key: [3; 16],
         checkpoints: known.checkpoints,
         checkpoint_log_bytes: 1 << 40,
+        space_amplification_percent: 200,
         mailbox,
         driver: TestDriver::new(files),
         pace: Pace {
@@ -442,6 +450,14 @@ pub fn post(key: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("POST /v1/streams/s/records/{key} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
     bytes.extend_from_slice(body);
     bytes
+}
+
+/// A PUT of a stream's policy.
+pub fn put_policy(stream: &str, policy: &str) -> String {
+    format!(
+        "PUT /v1/streams/{stream} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{policy}",
+        policy.len()
+    )
 }
 
 /// A GET of any path.

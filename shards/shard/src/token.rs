@@ -19,6 +19,8 @@ pub enum Kind {
     Checkpoint(u64),
     /// The one read of the scrub.
     Scrub,
+    /// Compaction's reads, by sequence.
+    Space(u64),
 }
 
 const SHIFT: u32 = 56;
@@ -43,6 +45,9 @@ impl Token {
     pub fn scrub() -> u64 {
         6 << SHIFT
     }
+    pub fn space(sequence: u64) -> u64 {
+        (7 << SHIFT) | sequence
+    }
     /// Take a token apart. Panics on a number that none of the constructors made: the driver returned a token it was never given.
     pub fn kind(token: u64) -> Kind {
         let number = token & MASK;
@@ -53,6 +58,7 @@ impl Token {
             4 => Kind::Recovery(number),
             5 => Kind::Checkpoint(number),
             6 => Kind::Scrub,
+            7 => Kind::Space(number),
             other => panic!("completion token of unknown kind {other}"),
         }
     }

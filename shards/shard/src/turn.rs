@@ -13,6 +13,7 @@ use crate::hop::{Item, Parcel};
 use crate::mailbox::Mailbox;
 use crate::recover::RecoveryReads;
 use crate::scrubber::Scrubber;
+use crate::space::Space;
 use crate::spin::Spin;
 use crate::token::{Kind, Token};
 
@@ -57,6 +58,7 @@ pub struct Shard<D: Driver> {
     pub(crate) driver: D,
     mailbox: Mailbox<Box<Parcel<D::Socket>>>,
     pub(crate) checkpointer: Checkpointer,
+    pub(crate) space: Space,
     pub(crate) recovery: RecoveryReads,
     events: Vec<Event<D::Socket, D::Received>>,
     pace: Pace,
@@ -68,7 +70,7 @@ pub struct Shard<D: Driver> {
     awake_since_ns: u64,
     /// Requests were taken up behind the work of this turn: what they lead to must not wait for a sleep.
     parsed_late: bool,
-    stopping: bool,
+    pub(crate) stopping: bool,
 }
 
 impl<D: Driver> Shard<D> {
@@ -79,6 +81,7 @@ impl<D: Driver> Shard<D> {
         mailbox: Mailbox<Box<Parcel<D::Socket>>>,
         checkpointer: Checkpointer,
         scrubber: Scrubber,
+        space: Space,
         pace: Pace,
     ) -> Shard<D> {
         Shard {
@@ -86,6 +89,7 @@ impl<D: Driver> Shard<D> {
             driver,
             mailbox,
             checkpointer,
+            space,
             recovery: RecoveryReads::default(),
             events: Vec::with_capacity(256),
             spin: Spin::new(pace.spin),
@@ -133,6 +137,9 @@ impl<D: Driver> Shard<D> {
         self.core.work_answers();
         // Now that buffers may be free.
         self.core.work_line();
+        if self.core.state == State::Ready {
+            self.space_step();
+        }
         self.flush();
         self.housekeeping();
         self.core.metrics.turn();
@@ -209,7 +216,9 @@ impl<D: Driver> Shard<D> {
     }
 
     fn has_work(&self) -> bool {
-        self.parsed_late || (self.core.has_inbound() && !self.core.partition.log.is_dirty())
+        self.parsed_late
+            || self.space.is_busy()
+            || (self.core.has_inbound() && !self.core.partition.log.is_dirty())
     }
 
     /// Handle one event.
@@ -264,6 +273,7 @@ impl<D: Driver> Shard<D> {
                     self.scrubber.read_done(log, buffer, result, now_ns);
                 }
                 Kind::Recovery(sequence) => self.recovery.arrived(sequence, buffer, result),
+                Kind::Space(_) => self.space_read(buffer, result),
                 other => unreachable!("a read completed as {other:?}"),
             },
             Event::Synced { result, .. } => self.checkpointer.synced(result),
@@ -479,6 +489,9 @@ impl<D: Driver> Shard<D> {
         }
         self.housekeeping_ns = now_ns;
         self.core.outside.mailbox_depth = self.mailbox.depth_total() as u64;
+        self.core.outside.segments_released = self.space.released;
+        self.core.outside.relocated_bytes = self.space.relocated_bytes;
+        self.core.outside.relocated_records = self.space.relocated_records;
         self.core.outside.checkpoint_seconds = self.checkpointer.seconds;
         self.core.outside.checkpoint_bytes = self.checkpointer.bytes;
         self.core.outside.scrubbed_bytes = self.scrubber.bytes;
@@ -516,8 +529,13 @@ impl<D: Driver> Shard<D> {
         self.core.partition.log.note_keys(keys);
         let fill_rate = self.core.partition.log.fill_rate(now_ns);
         self.driver.pace_preparation(fill_rate);
-        self.checkpointer
-            .step(&mut self.core.partition, &mut self.driver, now_ns, false);
+        self.checkpointer.step(
+            &mut self.core.partition,
+            &mut self.driver,
+            now_ns,
+            false,
+            self.space.replay_from(),
+        );
     }
 
     /// Begin to drain: stop accepting; when everything acked is out and a last checkpoint is written, `turn` returns false.
@@ -557,8 +575,13 @@ impl<D: Driver> Shard<D> {
             return true;
         }
         let now_ns = self.core.now.monotonic_ns;
-        self.checkpointer
-            .step(&mut self.core.partition, &mut self.driver, now_ns, true);
+        self.checkpointer.step(
+            &mut self.core.partition,
+            &mut self.driver,
+            now_ns,
+            true,
+            self.space.replay_from(),
+        );
         self.checkpointer.is_current(&self.core.partition) || self.checkpointer.failed()
     }
 
@@ -569,6 +592,11 @@ impl<D: Driver> Shard<D> {
             .monotonic_ns
             .saturating_sub(self.core.drain_since_ns)
             > DRAIN_MAX_NS
+    }
+
+    /// Segments released, and files of them recycled, in this run.
+    pub fn space_counts(&self) -> (u64, u64) {
+        (self.space.released, self.core.partition.log.recycled)
     }
 
     /// Last lsn known to be on stable storage.

@@ -41,6 +41,8 @@ pub struct StoreConfig {
     pub payload_bytes_max: u32,
     /// Log bytes behind a checkpoint that ask for the next.
     pub checkpoint_log_bytes: u64,
+    /// Hundredths of what can still be read that the log may take.
+    pub space_amplification_percent: u64,
     /// Segments kept ready.
     pub segments_ahead: usize,
     /// Small batches are written so far apart under load.
@@ -82,6 +84,14 @@ pub struct Host {
     superblock: Superblock,
     plan: Plan,
     shards: Vec<Shard<SimDriver>>,
+}
+
+impl Snapshot {
+    /// The same store, opened otherwise from now on.
+    pub fn with(mut self, change: impl FnOnce(&mut StoreConfig)) -> Snapshot {
+        change(&mut self.config);
+        self
+    }
 }
 
 impl Host {
@@ -216,6 +226,7 @@ impl Host {
                 digest_key: DIGEST_KEY,
                 checkpoints: files.checkpoints,
                 checkpoint_log_bytes: self.config.checkpoint_log_bytes,
+                space_amplification_percent: self.config.space_amplification_percent,
                 mailbox,
                 driver: SimDriver::new(Rc::clone(&self.machine), number, open),
                 pace: Pace {
@@ -268,6 +279,12 @@ impl Host {
                 (used.count() as u64).saturating_sub(1)
             })
             .sum()
+    }
+
+    /// Segments released, and files recycled, in this life.
+    pub fn released(&self) -> (u64, u64) {
+        let counts = self.shards.iter().map(Shard::space_counts);
+        counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// The durable lsn of each shard.

@@ -4,7 +4,8 @@
 //! seed, and a crash can be put behind any operation of the disk. Reading order: `disk` (what a crash leaves) → `machine`
 //! (clock, sockets, the counter) → `driver` (the seam that the shard sees) → `host` (one life: open, recover, turn, crash) →
 //! `client` (what is asked) → `promise`, `oracle` (what must hold) → `trial` (these together, over many lives) → `scenario`
-//! (small workloads, enumerated) → `random` (long runs from a seed).
+//! (small workloads, enumerated) → `random` (long runs from a seed), `space`
+//! (whole runs beside compaction).
 //!
 //! The rules of the disk follow FoundationDB's AsyncFileNonDurable. It does not know how the shard works inside.
 
@@ -17,4 +18,5 @@ pub mod oracle;
 pub mod promise;
 pub mod random;
 pub mod scenario;
+pub mod space;
 pub mod trial;

@@ -185,6 +185,7 @@ pub fn traced(seed: u64, options: Options) -> (Result<Report, Broken>, Vec<Strin
         } else {
             1 << 40
         },
+        space_amplification_percent: 200,
         segments_ahead: rng.random_range(1..=2),
         commit_window: Duration::from_micros([0, 300][rng.random_range(0..2)]),
     };

@@ -31,6 +31,7 @@ pub const SMALL: StoreConfig = StoreConfig {
     segment_bytes: 256 * 1024,
     payload_bytes_max: 4096,
     checkpoint_log_bytes: 1 << 40,
+    space_amplification_percent: 200,
     segments_ahead: 1,
     commit_window: Duration::ZERO,
 };

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use shard::driver::Door;
 use wire::Durability;
 use wire::native::Producer;
 
-use crate::client::{About, Append, Heard, Lanes, Outcome, Said, Seen, Sent};
+use crate::client::{About, Append, Heard, Lanes, Outcome, Said, Seen, Sent, stream_name};
 use crate::disk::CrashMode;
 use crate::host::{Host, Opened};
 use crate::machine::Mutant;
@@ -89,6 +90,49 @@ impl Trial {
             stopped: false,
             refused_for_damage: false,
         }
+    }
+
+    /// The same clients with what they remember, before another machine.
+    pub fn again(&self, host: Host) -> Trial {
+        Trial {
+            oracle: self.oracle.clone(),
+            lanes: None,
+            life: self.life,
+            sequences: self.sequences.clone(),
+            ..Trial::new(host, self.lanes_count, self.streams)
+        }
+    }
+
+    /// Set a stream's policy.
+    ///
+    /// # Errors
+    /// A refusal, or no answer.
+    pub fn policy(&mut self, stream: usize, json: &str) -> Result<Fate<()>, Broken> {
+        let name = String::from_utf8_lossy(&stream_name(stream)).into_owned();
+        let socket = {
+            let mut m = self.host.machine.borrow_mut();
+            let socket = m.connect(0, Door::Http);
+            let request = format!(
+                "PUT /v1/streams/{name} HTTP/1.1\r\nHost: sim\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+                json.len()
+            );
+            m.wires[socket as usize]
+                .to_server
+                .extend(request.as_bytes());
+            socket
+        };
+        for _ in 0..TURNS_MAX {
+            alive!(self.turn()?);
+            let m = self.host.machine.borrow();
+            let said = String::from_utf8_lossy(&m.wires[socket as usize].inbox).into_owned();
+            if said.starts_with("HTTP/1.1 20") {
+                return Ok(Fate::Alive(()));
+            }
+            if !said.is_empty() {
+                return Err(format!("a policy was answered {said}"));
+            }
+        }
+        Err("a policy is not answered".into())
     }
 
     /// Begin a life and connect.

@@ -5,6 +5,8 @@
 
 /// The content type in full, where the record's code is `Other`.
 pub const CONTENT_TYPE: u16 = 1;
+/// lsn it was copied from (u64), lsn of its first place (u64), lsn that the next version's link names (u64), see [`Relocated`]
+pub const RELOCATED: u16 = 23;
 /// producer id (16), sequence (u64), records of the request in this log (u32): on the first record of a request's part in this log
 pub const PRODUCER: u16 = 2;
 /// digest of the Idempotency-Key scope (16), request fingerprint (u64), records in this log (u32)
@@ -72,6 +74,48 @@ pub(crate) fn is_well_formed(mut area: &[u8]) -> bool {
     true
 }
 
+/// What a copy says that was made to free the segment of its original: the record is the same, its place is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Relocated {
+    /// The place that it was copied from.
+    pub from: u64,
+    /// Its first place: the position that its reply said, and that every reply says.
+    pub first: u64,
+    /// An older version: the lsn under which the next version's link names it. 0: it was the newest version of its key.
+    pub link: u64,
+}
+
+impl Relocated {
+    /// Bytes of the block's content.
+    pub const BYTES: usize = 24;
+
+    /// The block's content.
+    pub fn encode(&self) -> [u8; Relocated::BYTES] {
+        let mut out = [0; Relocated::BYTES];
+        out[..8].copy_from_slice(&self.from.to_le_bytes());
+        out[8..16].copy_from_slice(&self.first.to_le_bytes());
+        out[16..].copy_from_slice(&self.link.to_le_bytes());
+        out
+    }
+
+    /// Of a record with these extensions; None: it lies where it was written first.
+    #[inline]
+    pub fn of(extensions: &[u8]) -> Option<Relocated> {
+        if extensions.is_empty() {
+            return None;
+        }
+        let (words, _) = find(extensions, RELOCATED)?
+            .get(..Relocated::BYTES)?
+            .as_chunks::<8>();
+        let word = |at: usize| u64::from_le_bytes(words[at]);
+        Some(Relocated {
+            from: word(0),
+            first: word(1),
+            link: word(2),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +150,20 @@ mod tests {
         for cut in 1..area.len() {
             assert_eq!(is_well_formed(&area[..cut]), cut == 16, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_relocated_record_says_where_it_was() {
+        let relocated = Relocated {
+            from: 7,
+            first: u64::MAX,
+            link: 1 << 40,
+        };
+        let mut area = Vec::new();
+        push(&mut area, CONTENT_TYPE, b"image/png");
+        push(&mut area, RELOCATED, &relocated.encode());
+        assert_eq!(Relocated::of(&area), Some(relocated));
+        assert_eq!(Relocated::of(&[]), None);
+        assert_eq!(Relocated::of(&area[..16]), None);
     }
 }

@@ -8,7 +8,7 @@
 
 mod bytes;
 mod content_type;
-mod cursor;
+pub mod cursor;
 mod error;
 pub mod http;
 mod model;

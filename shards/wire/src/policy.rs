@@ -6,9 +6,9 @@
 #[derive(Clone, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
-    /// Versions of a key that history and scan may show; `None` = all.
+    /// Versions of a key that history and scan show; older ones are freed. `None` = all.
     pub history_depth: Option<u32>,
-    /// Records older than this (log time) are not served; `None` = kept.
+    /// Records older than this (log time) are not served, and freed; `None` = kept.
     pub max_age_seconds: Option<u64>,
     /// How long an Idempotency-Key is remembered; `None` = the server's default. (Producers: the server's default.)
     pub dedup_window_seconds: Option<u64>,

@@ -175,7 +175,7 @@ fn every_route_at_every_split() {
         ),
         (
             "GET /v1/streams/s/scan?cursor=cGMBAQAAAAIAAAAAAAcAAAAAAAAAAQAAAP__________pv4chQ",
-            r#"Scan { stream: "s", cursor: Some(Cursor { timeline: 1, next: [(0, 7), (1, 18446744073709551615)] }), limit: 100 }"#,
+            r#"Scan { stream: "s", cursor: Some(Cursor { timeline: 1, next: [(0, 7), (1, 18446744073709551615)], walked: [] }), limit: 100 }"#,
         ),
         (
             "GET /v1/streams/s/tail",

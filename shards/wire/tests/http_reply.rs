@@ -100,6 +100,7 @@ fn reads() {
     let cursor = Cursor {
         timeline: 1,
         next: vec![(0, 7), (1, u64::MAX)],
+        walked: Vec::new(),
     };
     check(
         |out| reply::ndjson(out, true, false, b"{}\n", Some(&cursor)),

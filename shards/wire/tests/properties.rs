@@ -155,7 +155,7 @@ proptest! {
 
     #[test]
     fn cursors_and_topologies_read_back(timeline: u32, next in prop::collection::btree_map(any::<u32>(), any::<u64>(), 0..20)) {
-        let cursor = Cursor { timeline, next: next.into_iter().collect() };
+        let cursor = Cursor { timeline, next: next.into_iter().collect(), walked: Vec::new() };
         prop_assert_eq!(Cursor::decode(cursor.encode().as_bytes()), Some(cursor));
     }
 

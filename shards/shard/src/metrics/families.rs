@@ -300,8 +300,40 @@ pub(super) const FAMILIES: &[Family] = &[
             take(&["active"], segments.active.into());
             take(&["sealed"], segments.sealed.into());
             take(&["ready"], segments.ready.into());
+            take(&["released"], segments.released.into());
+            take(&["spare"], segments.spare.into());
         }),
     },
+    gauge(
+        "pinion_log_record_bytes",
+        "Bytes of the records in the log, without headers and padding; about",
+        |s| s.gauges.record_bytes.into(),
+    ),
+    gauge(
+        "pinion_log_dead_bytes",
+        "Of them, bytes that nobody can read any more; about",
+        |s| s.gauges.dead_bytes.into(),
+    ),
+    counter(
+        "pinion_segments_released_total",
+        "Segments in which nothing can be read any more",
+        |s| s.counters.segments_released.into(),
+    ),
+    counter(
+        "pinion_segments_recycled_total",
+        "Files of released segments that were given to reuse",
+        |s| s.counters.segments_recycled.into(),
+    ),
+    counter(
+        "pinion_relocated_records_total",
+        "Records copied forward to release a segment",
+        |s| s.counters.relocated_records.into(),
+    ),
+    counter(
+        "pinion_relocated_bytes_total",
+        "Log bytes of those copies",
+        |s| s.counters.relocated_bytes.into(),
+    ),
     gauge("pinion_durable_lsn", "Last lsn on stable storage", |s| {
         s.gauges.durable_lsn.into()
     }),

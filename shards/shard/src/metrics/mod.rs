@@ -122,6 +122,14 @@ pub struct Counters {
     pub slow_clients: u64,
     /// connections closed because a request was begun and not ended
     pub late_requests: u64,
+    /// segments that were released because nothing in them could be read any more
+    pub segments_released: u64,
+    /// files of released segments that were given to reuse
+    pub segments_recycled: u64,
+    /// bytes of records that were copied forward to release a segment
+    pub relocated_bytes: u64,
+    /// records that were
+    pub relocated_records: u64,
     /// time spent working, not waiting
     pub busy_ns: u64,
     /// turns of the loop
@@ -137,6 +145,10 @@ pub struct SegmentCounts {
     pub sealed: u64,
     /// prepared to be written next
     pub ready: u64,
+    /// nothing in them can be read any more; a checkpoint may still speak of them
+    pub released: u64,
+    /// files without a segment
+    pub spare: u64,
 }
 
 /// Memory of a shard, by what it is for.
@@ -181,6 +193,10 @@ pub struct Gauges {
     pub recovery_bytes: u64,
     /// records that it replayed
     pub recovery_records: u64,
+    /// bytes of the records in the log, about
+    pub record_bytes: u64,
+    /// of them, bytes that nobody can read any more, about
+    pub dead_bytes: u64,
     /// how long the last checkpoint took
     pub checkpoint_seconds: f64,
     /// its bytes

@@ -20,6 +20,7 @@ use wal::segment::SegmentHeader;
 
 use crate::driver::{Driver, LogFiles};
 use crate::log::{Log, LogStart, SegmentFile};
+use crate::partition::SpaceCounts;
 use crate::replay::Replay;
 use crate::turn::Shard;
 
@@ -95,7 +96,7 @@ impl<D: Driver> Shard<D> {
         let started = self.driver.now().monotonic_ns;
         let mut report = Recovered::default();
         let Found {
-            segments,
+            mut segments,
             mut spare,
             keys_hint,
         } = self.find_segments(files, config)?;
@@ -114,10 +115,27 @@ impl<D: Driver> Shard<D> {
             Some(header) => header.replay_from,
             None => ChainPoint::genesis(1),
         };
+        let replayed_from = at;
         let must_hold = checkpoint
             .as_ref()
             .map_or(0, |c| c.max_lsn)
             .max(config.closed_durable_lsn);
+
+        // Below the first segment lie files that were released and not used again yet. They are left as they are until
+        // both checkpoints say so: the other one may still need them.
+        let released_through = checkpoint.as_ref().map_or(0, |c| c.released_through);
+        let behind = segments.split_off(&(released_through + 1));
+        let released: Vec<SegmentFile> = std::mem::replace(&mut segments, behind)
+            .into_values()
+            .collect();
+        if let Some(header) = &checkpoint {
+            self.core.partition.space = SpaceCounts::of(
+                header,
+                header
+                    .log_time_us
+                    .saturating_add(self.core.partition.largest_age_us()),
+            );
+        }
 
         let mut replay = Replay::default();
         let mut numbers = segments.keys().copied();
@@ -127,6 +145,14 @@ impl<D: Driver> Shard<D> {
             let why = format!(
                 "segment {} of log {} is missing: the oldest file holds segment {first}",
                 at.segment, config.identity.number
+            );
+            return Err(RecoverError::Damage(why));
+        }
+        let gap = (released_through + 1..at.segment).find(|n| !segments.contains_key(n));
+        if let Some(number) = gap {
+            let why = format!(
+                "segment {number} of log {} is missing: segments up to {released_through} were released, this one was not",
+                config.identity.number
             );
             return Err(RecoverError::Damage(why));
         }
@@ -227,6 +253,7 @@ impl<D: Driver> Shard<D> {
                 epoch: self.core.epoch,
                 chain: at,
                 segments: live,
+                released,
                 spare,
                 next_slot,
                 segment_bytes: config.segment_bytes,
@@ -236,6 +263,12 @@ impl<D: Driver> Shard<D> {
             pool,
         );
         self.recovery.release();
+        let partition = &mut self.core.partition;
+        let first = partition.log.first_lsn();
+        partition.copied.retain(|lsn| *lsn >= first);
+        if !partition.copied.is_empty() {
+            self.space.goes_on(replayed_from);
+        }
         report.records = replay.records;
         report.durable_lsn = at.next_lsn - 1;
         report.seconds = (self.driver.now().monotonic_ns - started) as f64 / 1e9;

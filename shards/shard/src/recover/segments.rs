@@ -40,6 +40,7 @@ impl<D: Driver> Shard<D> {
                     segment: 0,
                     generation: 0,
                     first_lsn: 0,
+                    first_time_us: 0,
                 });
                 continue;
             }
@@ -73,6 +74,7 @@ impl<D: Driver> Shard<D> {
                         segment: header.segment,
                         generation: header.generation,
                         first_lsn: 0,
+                        first_time_us: 0,
                     };
                     let keys = SegmentHeader::keys_hint(&block[..BLOCK_BYTES]);
                     keys_hint = keys_hint.max((header.segment, keys));
@@ -101,6 +103,7 @@ impl<D: Driver> Shard<D> {
                     segment: 0,
                     generation: 0,
                     first_lsn: 0,
+                    first_time_us: 0,
                 }),
                 Err(error) => {
                     let why = format!(
@@ -138,6 +141,7 @@ impl<D: Driver> Shard<D> {
                 &block[..BLOCK_BYTES],
             ) {
                 segment.first_lsn = info.first_lsn;
+                segment.first_time_us = info.log_time_us;
             }
         }
         Ok(())
@@ -174,6 +178,7 @@ impl<D: Driver> Shard<D> {
                             segment: 1,
                             generation,
                             first_lsn: 0,
+                            first_time_us: 0,
                         });
                     }
                     Event::SegmentReady {

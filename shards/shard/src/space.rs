@@ -1,0 +1,389 @@
+//! Compaction: the oldest segment is walked, what is worth it is copied forward, and the segment is released.
+//!
+//! ```text
+//! walk and copy ─► copies durable ─► released ─► said so by both checkpoints ─► no read holds it ─► file used again
+//! ```
+//! A segment counts as released only when all copies are durable, and its file is overwritten only when both checkpoints were
+//! begun after that: whichever of them a restart uses, the log begins behind the segment, and everything that it held is in the
+//! checkpoint or in the log behind it. Until then a crash finds the segment as it was, walks it again, and copies nothing twice.
+//!
+//! Paced: a slice of some blocks per turn, out of a budget that grows with time and with what the log writes. It does not
+//! know what makes a record worth keeping: that is `worth`'s.
+
+use uring::Buffer;
+use wal::BLOCK_BYTES;
+use wal::chain::ChainPoint;
+use wal::scan::{self, Stop};
+
+use crate::driver::{Driver, FileId};
+use crate::token::Token;
+use crate::turn::Shard;
+use crate::worth::Worth;
+
+/// Budgets are filled up so often.
+const REFILL_NS: u64 = 10_000_000;
+/// What may be walked, and copied, in that time if the log writes nothing; more by what it writes.
+const WALK_BYTES_IDLE: u64 = 512 * 1024;
+const COPY_BYTES_IDLE: u64 = 128 * 1024;
+/// And at most, whatever the log writes.
+const WALK_BYTES_MOST: u64 = 4 << 20;
+const COPY_BYTES_MOST: u64 = 1 << 20;
+/// Walked in one turn: what a request waits for it at most.
+const SLICE_BYTES: u64 = 128 * 1024;
+/// After something that time may mend.
+const RETRY_NS: u64 = 1_000_000_000;
+
+/// A segment on its way out.
+struct Walk {
+    segment: u32,
+    generation: u32,
+    file: FileId,
+    /// Where the next batch starts.
+    offset: u32,
+    /// The next record, and the first that is not in this segment any more.
+    next_lsn: u64,
+    end_lsn: u64,
+    /// Record bytes seen, and of them copied.
+    walked: u64,
+    worth: u64,
+    last_copy_lsn: u64,
+}
+
+enum Stage {
+    Idle,
+    /// The next chunk is being read.
+    Reading(Walk),
+    /// A chunk is there: its first byte lies at this offset of the segment.
+    Walking(Walk, Buffer, usize, u32),
+    /// All is copied: wait until the copies are durable.
+    Settle(Walk),
+}
+
+/// See the module's header.
+pub struct Space {
+    /// Disk use is held to about so many times what can still be read, in hundredths.
+    amplification_percent: u64,
+    stage: Stage,
+    /// Where the log stood before the first copy of the oldest segment.
+    began: Option<ChainPoint>,
+    free: Option<Buffer>,
+    sequence: u64,
+    walk_bytes: u64,
+    copy_bytes: u64,
+    refilled_ns: u64,
+    log_bytes: u64,
+    not_before_ns: u64,
+    /// Something is wrong with the oldest segment: it stays.
+    stuck: bool,
+    /// For the metrics.
+    pub released: u64,
+    pub relocated_bytes: u64,
+    pub relocated_records: u64,
+}
+
+impl Space {
+    /// Hold disk use to about `amplification_percent` hundredths of what can still be read; 0: free nothing.
+    pub fn new(amplification_percent: u64) -> Space {
+        Space {
+            amplification_percent,
+            stage: Stage::Idle,
+            began: None,
+            free: None,
+            sequence: 0,
+            walk_bytes: 0,
+            copy_bytes: 0,
+            refilled_ns: 0,
+            log_bytes: 0,
+            not_before_ns: 0,
+            stuck: false,
+            released: 0,
+            relocated_bytes: 0,
+            relocated_records: 0,
+        }
+    }
+
+    /// A chunk waits to be walked and there is budget for it.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.stage, Stage::Walking(..)) && self.walk_bytes > 0 && self.copy_bytes > 0
+    }
+
+    /// While the oldest segment has copies a checkpoint has the log replayed from before the first of them: a replay must see
+    /// every copy of a segment that it still finds, or it would not know what was copied already.
+    pub fn replay_from(&self) -> Option<ChainPoint> {
+        self.began
+    }
+
+    /// A replay from here on has found copies of records whose segment is not released: that walk is to be finished.
+    pub fn goes_on(&mut self, replayed_from: ChainPoint) {
+        self.began = Some(replayed_from);
+    }
+}
+
+impl<D: Driver> Shard<D> {
+    /// A slice of compaction.
+    pub(crate) fn space_step(&mut self) {
+        let now_ns = self.core.now.monotonic_ns;
+        if now_ns - self.space.refilled_ns >= REFILL_NS {
+            self.refill(now_ns);
+        }
+        if self.stopping || self.core.partition.log.failed().is_some() {
+            return;
+        }
+        match std::mem::replace(&mut self.space.stage, Stage::Idle) {
+            Stage::Idle => {}
+            Stage::Reading(walk) => self.space.stage = Stage::Reading(walk),
+            Stage::Walking(walk, buffer, got, at) => self.walk_slice(walk, buffer, got, at),
+            Stage::Settle(walk) => self.settle(walk),
+        }
+    }
+
+    /// Ten milliseconds have passed.
+    fn refill(&mut self, now_ns: u64) {
+        let space = &mut self.space;
+        let partition = &mut self.core.partition;
+        space.refilled_ns = now_ns;
+        let written = partition.log.bytes_written - space.log_bytes;
+        space.log_bytes = partition.log.bytes_written;
+        space.walk_bytes = (WALK_BYTES_IDLE + 4 * written).min(WALK_BYTES_MOST);
+        // Half of what the log writes may be copies: with twice as much on disk as is alive no more is ever needed.
+        space.copy_bytes = (COPY_BYTES_IDLE + written).min(COPY_BYTES_MOST);
+        partition.space.age(partition.log.log_time_us());
+        let held = &self.core.reads;
+        partition
+            .log
+            .recycle(self.checkpointer.recyclable_through(), |file| {
+                held.holds(file)
+            });
+        if matches!(space.stage, Stage::Idle)
+            && !self.stopping
+            && partition.log.failed().is_none()
+            && now_ns >= space.not_before_ns
+            && !space.stuck
+            && self.is_space_wanted()
+        {
+            self.begin_walk();
+        }
+    }
+
+    fn is_space_wanted(&self) -> bool {
+        let partition = &self.core.partition;
+        let Some((_, second)) = partition.log.oldest_sealed() else {
+            return false;
+        };
+        if self.space.began.is_some() || self.space.amplification_percent == 0 {
+            return self.space.began.is_some();
+        }
+        let counts = &partition.space;
+        let alive = counts.record_bytes.saturating_sub(counts.dead_bytes);
+        // Where the disk is full, a seventh of the log is worth the work.
+        let percent = match partition.log.disk_full() {
+            true => self.space.amplification_percent.min(115),
+            false => self.space.amplification_percent,
+        };
+        counts.record_bytes > alive.saturating_mul(percent) / 100
+            || partition
+                .all_older_than_us()
+                .is_some_and(|oldest_us| second.first_time_us < oldest_us)
+    }
+
+    fn begin_walk(&mut self) {
+        let log = &self.core.partition.log;
+        let Some((oldest, second)) = log.oldest_sealed() else {
+            return;
+        };
+        if oldest.first_lsn == 0 {
+            return self.space_stuck(oldest.segment, "its first batch does not verify");
+        }
+        let walk = Walk {
+            segment: oldest.segment,
+            generation: oldest.generation,
+            file: oldest.file,
+            offset: BLOCK_BYTES as u32,
+            next_lsn: oldest.first_lsn,
+            end_lsn: second.first_lsn,
+            walked: 0,
+            worth: 0,
+            last_copy_lsn: 0,
+        };
+        self.space.began.get_or_insert(log.chain());
+        self.read_on(walk);
+    }
+
+    fn read_on(&mut self, walk: Walk) {
+        if walk.next_lsn >= walk.end_lsn {
+            return self.settle(walk);
+        }
+        let chunk = self.core.reads.chunk_bytes();
+        let buffer = match self.space.free.take() {
+            Some(buffer) => buffer,
+            None => match Buffer::new(chunk) {
+                Ok(buffer) => buffer,
+                Err(error) => {
+                    tracing::warn!("no memory to compact the log with: {error}");
+                    self.space.not_before_ns = self.core.now.monotonic_ns + RETRY_NS;
+                    return;
+                }
+            },
+        };
+        let left = self.core.partition.log.segment_bytes() - u64::from(walk.offset);
+        let len = (chunk as u64).min(left) as usize;
+        self.space.sequence += 1;
+        let token = Token::space(self.space.sequence);
+        self.driver
+            .read(walk.file, u64::from(walk.offset), buffer, len, token);
+        self.space.stage = Stage::Reading(walk);
+    }
+
+    /// A chunk was read.
+    pub(crate) fn space_read(&mut self, buffer: Buffer, result: std::io::Result<usize>) {
+        let Stage::Reading(walk) = std::mem::replace(&mut self.space.stage, Stage::Idle) else {
+            return;
+        };
+        match result {
+            Ok(got) => {
+                let at = walk.offset;
+                self.space.stage = Stage::Walking(walk, buffer, got, at);
+            }
+            Err(error) => {
+                self.space.free = Some(buffer);
+                self.space_stuck(walk.segment, &error.to_string());
+            }
+        }
+    }
+
+    fn space_stuck(&mut self, segment: u32, why: &str) {
+        self.space.stuck = true;
+        tracing::error!(
+            shard = self.core.id,
+            "segment {segment} cannot be compacted ({why}), and space is freed from the oldest segment only: run `pinion verify` on the data directory"
+        );
+    }
+
+    /// Walk on through a chunk whose first byte lies at `start`.
+    fn walk_slice(&mut self, mut walk: Walk, buffer: Buffer, got: usize, start: u32) {
+        let slice_from = walk.walked;
+        let identity = self.core.partition.log.identity;
+        let header = wal::segment::SegmentHeader {
+            identity,
+            segment: walk.segment,
+            generation: walk.generation,
+            segment_bytes: self.core.partition.log.segment_bytes(),
+        };
+        while walk.next_lsn < walk.end_lsn {
+            if self.space.walk_bytes == 0
+                || self.space.copy_bytes == 0
+                || walk.walked - slice_from >= SLICE_BYTES
+            {
+                self.space.stage = Stage::Walking(walk, buffer, got, start);
+                return;
+            }
+            let rest = buffer[..got]
+                .get((walk.offset - start) as usize..)
+                .unwrap_or(&[]);
+            let info = match scan::batch_at(&identity, &header, walk.offset, rest) {
+                Ok(info) if info.bytes as usize <= rest.len() => info,
+                // Cut by the end of the chunk: the next one starts with it.
+                Ok(_) | Err(Stop::NoBatch | Stop::Invalid(_)) if walk.offset > start => {
+                    self.space.free = Some(buffer);
+                    return self.read_on(walk);
+                }
+                other => {
+                    self.space.free = Some(buffer);
+                    self.core.partition.damage += 1;
+                    return self.space_stuck(
+                        walk.segment,
+                        &format!("at offset {}: {other:?}", walk.offset),
+                    );
+                }
+            };
+            if info.first_lsn > walk.next_lsn {
+                self.space.free = Some(buffer);
+                return self
+                    .space_stuck(walk.segment, &format!("lsn {} is not there", walk.next_lsn));
+            }
+            match self.walk_batch(&mut walk, &info, rest) {
+                Ok(true) => walk.offset += info.bytes,
+                Ok(false) => {
+                    self.space.stage = Stage::Walking(walk, buffer, got, start);
+                    return;
+                }
+                Err(why) => {
+                    self.space.free = Some(buffer);
+                    return self.space_stuck(walk.segment, &why);
+                }
+            }
+        }
+        self.space.free = Some(buffer);
+        self.settle(walk);
+    }
+
+    /// The records of one batch from `walk.next_lsn` on. False: stopped inside, for want of budget or room.
+    fn walk_batch(
+        &mut self,
+        walk: &mut Walk,
+        info: &scan::BatchInfo,
+        bytes: &[u8],
+    ) -> Result<bool, String> {
+        let codec = self.core.partition.log.codec;
+        let partition = &mut self.core.partition;
+        for (_, record) in scan::records(&codec, info, bytes) {
+            let record = record.map_err(|error| format!("lsn {}: {error}", walk.next_lsn))?;
+            if record.lsn < walk.next_lsn {
+                continue;
+            }
+            let link = match partition.worth(&record) {
+                Worth::Unknown => {
+                    return Err(format!("the index does not know lsn {}", record.lsn));
+                }
+                Worth::Dead => None,
+                Worth::Newest => Some(0),
+                Worth::Older(link) => Some(link),
+            };
+            let length = record.bytes as u64;
+            match link {
+                None => partition.let_go(&record),
+                Some(link) => {
+                    if self.space.copy_bytes == 0 {
+                        return Ok(false);
+                    }
+                    match partition.relocate(&record, link) {
+                        Ok((lsn, bytes)) => {
+                            walk.last_copy_lsn = lsn;
+                            walk.worth += length;
+                            self.space.relocated_bytes += bytes;
+                            self.space.relocated_records += 1;
+                            self.space.copy_bytes = self.space.copy_bytes.saturating_sub(bytes);
+                        }
+                        // Room comes with time: the turn goes on without us.
+                        Err(_blocked) => {
+                            self.space.copy_bytes = 0;
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+            walk.walked += length;
+            self.space.walk_bytes = self.space.walk_bytes.saturating_sub(length);
+            walk.next_lsn = record.lsn + 1;
+        }
+        Ok(true)
+    }
+
+    /// Everything of the segment that is worth it has a copy: once they are durable it is released.
+    fn settle(&mut self, walk: Walk) {
+        if self.core.partition.log.durable_lsn() < walk.last_copy_lsn {
+            self.space.stage = Stage::Settle(walk);
+            return;
+        }
+        self.core.partition.release_front(walk.walked, walk.worth);
+        self.space.began = None;
+        self.space.released += 1;
+        tracing::debug!(
+            shard = self.core.id,
+            "segment {} released: {} record bytes, {} of them copied",
+            walk.segment,
+            walk.walked,
+            walk.worth
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! Space comes back: a small working set is written many times over, and the files stay few; clean and killed restarts read all
+//! of it back.
+
+use std::path::Path;
+
+use crate::server::{Server, directory, eventually, pinion, run};
+
+const KEYS: usize = 40;
+const BODY: usize = 40 * 1024;
+
+fn body(key: usize, round: usize) -> Vec<u8> {
+    let mut body = format!("{key}:{round};").into_bytes();
+    body.resize(BODY, b'a' + (round % 26) as u8);
+    body
+}
+
+fn segment_bytes(data: &Path) -> u64 {
+    let files = std::fs::read_dir(data.join("log-00000000")).expect("the log's folder");
+    let files = files.map(|file| file.expect("a file"));
+    files
+        .filter(|file| file.file_name().to_string_lossy().ends_with(".seg"))
+        .map(|file| file.metadata().expect("a file").len())
+        .sum()
+}
+
+/// Rewrites every key in each round; the newest round by key goes into `newest`.
+fn rewrite(server: &Server, rounds: std::ops::Range<usize>, newest: &mut [usize]) {
+    let mut http = server.http();
+    for round in rounds {
+        for (key, newest) in newest.iter_mut().enumerate() {
+            // A quarter of the keys is written once in a while only.
+            if key % 4 == 0 && !round.is_multiple_of(17) {
+                continue;
+            }
+            let put = http.post(&format!("/v1/streams/s/records/k{key}"), body(key, round));
+            assert_eq!(put.status, 201, "{}", put.text());
+            *newest = round;
+        }
+    }
+}
+
+fn holds(server: &Server, newest: &[usize]) {
+    let mut http = server.http();
+    for (key, round) in newest.iter().enumerate() {
+        let got = http.get(&format!("/v1/streams/s/records/k{key}"));
+        assert_eq!(got.status, 200, "k{key}: {}", got.text());
+        assert!(got.text().as_bytes() == body(key, *round), "k{key}");
+    }
+    let mut keys: Vec<String> = crate::http::scan(&mut http, "s", 7)
+        .iter()
+        .map(|line| line["key"].as_str().expect("a key").to_owned())
+        .collect();
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), KEYS);
+}
+
+#[test]
+fn a_working_set_written_many_times_over_takes_twice_its_size_and_a_constant() {
+    let data = directory();
+    let start = || Server::start(data.path(), 1);
+    let server = start();
+    let put = server
+        .http()
+        .call("PUT", "/v1/streams/s", &[], r#"{"history_depth": 1}"#);
+    assert_eq!(put.status, 200, "{}", put.text());
+    let mut newest = vec![0; KEYS];
+    rewrite(&server, 0..120, &mut newest);
+    eventually("segments to be used again", || {
+        (server.metric("pinion_segments_recycled_total", 0) > 10.0).then_some(())
+    });
+    // 120 rounds are 150 MiB of log; 1.6 MiB of it can be read. Beside twice that there are the open segment, one ahead, and
+    // those that wait for two checkpoints.
+    let bound = (2 * KEYS * BODY) as u64 + 9 * (4 << 20);
+    let taken = segment_bytes(data.path());
+    assert!(taken <= bound, "{taken} bytes of segments, {bound} allowed");
+    assert!(server.metric("pinion_segments_released_total", 0) > 20.0);
+    holds(&server, &newest);
+
+    server.stop();
+    let (said, _) = run(
+        &mut pinion(&["verify", data.path().to_str().expect("UTF-8")]),
+        0,
+    );
+    assert!(!said.contains("DAMAGE"), "{said}");
+    let server = start();
+    holds(&server, &newest);
+    rewrite(&server, 120..180, &mut newest);
+    holds(&server, &newest);
+    server.kill();
+    run(
+        &mut pinion(&["inspect", data.path().to_str().expect("UTF-8")]),
+        0,
+    );
+    let server = start();
+    holds(&server, &newest);
+    rewrite(&server, 180..240, &mut newest);
+    let taken = segment_bytes(data.path());
+    assert!(taken <= bound, "{taken} bytes of segments, {bound} allowed");
+    holds(&server, &newest);
+    server.stop();
+}
