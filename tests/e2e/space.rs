@@ -70,8 +70,9 @@ fn a_working_set_written_many_times_over_takes_twice_its_size_and_a_constant() {
         (server.metric("pinion_segments_recycled_total", 0) > 10.0).then_some(())
     });
     // 120 rounds are 150 MiB of log; 1.6 MiB of it can be read. Beside twice that there are the open segment, one ahead, and
-    // those that wait for two checkpoints.
-    let bound = (2 * KEYS * BODY) as u64 + 9 * (4 << 20);
+    // those that wait for two checkpoints: how many depends on how fast the machine writes beside how fast it frees. Not on how
+    // much was written.
+    let bound = (2 * KEYS * BODY) as u64 + 16 * (4 << 20);
     let taken = segment_bytes(data.path());
     assert!(taken <= bound, "{taken} bytes of segments, {bound} allowed");
     assert!(server.metric("pinion_segments_released_total", 0) > 20.0);
