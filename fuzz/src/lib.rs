@@ -327,6 +327,10 @@ pub fn checkpoint_header() -> CheckpointHeader {
         pages: 3,
         keys: 100,
         log_time_us: 1_700_000_000_000_000,
+        released_through: 0,
+        record_bytes: 0,
+        dead_bytes: 0,
+        aging_bytes: 0,
     }
 }
 
