@@ -266,7 +266,7 @@ impl<D: Driver> Shard<D> {
                 result,
             } => match Token::kind(token) {
                 Kind::Read(index) => self.core.read_done(index, &buffer, result),
-                // A read that an abandoned recovery had started.
+                // Awaited by the recovery that started it, or left over from one that was given up.
                 Kind::Scrub => {
                     let now_ns = self.core.now.monotonic_ns;
                     let log = &self.core.partition.log;

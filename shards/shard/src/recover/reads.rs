@@ -12,7 +12,7 @@ use wal::segment::SegmentHeader;
 use super::{RecoverConfig, RecoverError};
 use crate::driver::{Driver, Event, FileId, Patience};
 use crate::log::SegmentFile;
-use crate::token::{Kind, Token};
+use crate::token::Token;
 use crate::turn::Shard;
 
 /// What happened in one look at a driver.
@@ -167,19 +167,7 @@ impl<D: Driver> Shard<D> {
                 };
             }
             for event in self.poll_some()? {
-                match event {
-                    Event::Read {
-                        token,
-                        buffer,
-                        result,
-                    } if matches!(Token::kind(token), Kind::Recovery(_)) => {
-                        let Kind::Recovery(sequence) = Token::kind(token) else {
-                            unreachable!("just matched")
-                        };
-                        self.recovery.arrived(sequence, buffer, result);
-                    }
-                    other => self.event(other),
-                }
+                self.event(event);
             }
             // Other shards' questions are refused rather than left waiting.
             self.take_mail();
@@ -189,41 +177,25 @@ impl<D: Driver> Shard<D> {
 
     /// A driver that fails will not bring what is awaited: recovery ends with its error.
     pub(super) fn poll_some(&mut self) -> Result<Events<D>, RecoverError> {
+        self.poll_for(Patience::Sleep(Duration::from_millis(20)))
+    }
+
+    /// Get a read that was just started to the device without waiting for it.
+    pub(super) fn poll_and_keep(&mut self) -> Result<(), RecoverError> {
+        for event in self.poll_for(Patience::None)? {
+            self.event(event);
+        }
+        Ok(())
+    }
+
+    fn poll_for(&mut self, patience: Patience) -> Result<Events<D>, RecoverError> {
         let mut events = Vec::new();
-        let polled = self
-            .driver
-            .poll(Patience::Sleep(Duration::from_millis(20)), &mut events);
+        let polled = self.driver.poll(patience, &mut events);
         polled.map_err(|error| RecoverError::Io {
             what: "from the ring".into(),
             error,
         })?;
         self.core.now = self.driver.now();
         Ok(events)
-    }
-
-    /// Get a read that was just started to the device without waiting for it.
-    pub(super) fn poll_and_keep(&mut self) -> Result<(), RecoverError> {
-        let mut events = Vec::new();
-        let polled = self.driver.poll(Patience::None, &mut events);
-        polled.map_err(|error| RecoverError::Io {
-            what: "from the ring".into(),
-            error,
-        })?;
-        for event in events {
-            match event {
-                Event::Read {
-                    token,
-                    buffer,
-                    result,
-                } if matches!(Token::kind(token), Kind::Recovery(_)) => {
-                    let Kind::Recovery(sequence) = Token::kind(token) else {
-                        unreachable!("just matched")
-                    };
-                    self.recovery.arrived(sequence, buffer, result);
-                }
-                other => self.event(other),
-            }
-        }
-        Ok(())
     }
 }
