@@ -54,7 +54,7 @@ pub const BUILDS: &[Build] = &[
     Build {
         name: "ack-before-flush",
         edits: &[Edit {
-            file: "shards/shard/src/log.rs",
+            file: "shards/shard/src/log/mod.rs",
             from: "pub fn durable_lsn(&self) -> u64 {\n        self.commits.durable_lsn()",
             to: "pub fn durable_lsn(&self) -> u64 {\n        if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"ack-before-flush\") {\n            \
                  return self.writer.next_lsn() - 1;\n        }\n        self.commits.durable_lsn()",
@@ -67,7 +67,7 @@ pub const BUILDS: &[Build] = &[
     Build {
         name: "skip-flush",
         edits: &[Edit {
-            file: "shards/shard/src/log.rs",
+            file: "shards/shard/src/log/mod.rs",
             from: "driver.write_durable(\n",
             to: "(if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"skip-flush\") { D::write } else { D::write_durable })(\n                driver,\n",
         }],
@@ -92,7 +92,7 @@ pub const BUILDS: &[Build] = &[
     Build {
         name: "ignore-short-write",
         edits: &[Edit {
-            file: "shards/shard/src/log.rs",
+            file: "shards/shard/src/log/mod.rs",
             from: "Ok(n) if n == frozen.bytes as usize => None,",
             to: "Ok(n) if n == frozen.bytes as usize || std::env::var(\"MUTANT\").is_ok_and(|m| m == \"ignore-short-write\") => None,",
         }],
@@ -129,7 +129,7 @@ pub const BUILDS: &[Build] = &[
     Build {
         name: "retry-failed-flush",
         edits: &[Edit {
-            file: "shards/shard/src/log.rs",
+            file: "shards/shard/src/log/mod.rs",
             from: "Err(e) => Some(e.to_string()),\n        };\n        if let Some(problem)",
             to: "Err(_) if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"retry-failed-flush\") => None,\n            \
                  Err(e) => Some(e.to_string()),\n        };\n        if let Some(problem)",
@@ -142,7 +142,7 @@ pub const BUILDS: &[Build] = &[
     Build {
         name: "reuse-without-generation",
         edits: &[Edit {
-            file: "shards/shard/src/log.rs",
+            file: "shards/shard/src/log/segments.rs",
             from: "Some(old) => (old.slot, old.generation + 1),",
             to: "Some(old) if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"reuse-without-generation\") => (old.slot, old.generation),\n            \
                  Some(old) => (old.slot, old.generation + 1),",

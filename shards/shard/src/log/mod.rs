@@ -4,32 +4,33 @@
 //! their number, at most `depth` at a time; the durable lsn moves only over a gap-free run of completed batches; after a
 //! failed or short write nothing becomes durable here again. It does not know requests, keys or connections.
 
+mod kept;
+mod segments;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
 use uring::{Buffer, BufferPool};
 use wal::record::{NewRecord, RecordCodec};
-use wal::writer::{Appended, Commits, ReadySegment, SealedBatch, Writer};
-use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES, Location, LogIdentity};
+use wal::writer::{Appended, Commits, SealedBatch, Writer};
+use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES, LogIdentity};
 
 use crate::commit_window::CommitWindow;
 use crate::driver::{Driver, FileId, Now};
 use crate::fill_pace::LogRate;
 use crate::token::Token;
 
+pub use segments::segment_header;
+use segments::{is_full, ready};
+
 /// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
 const SMALL_BATCH_BYTES: usize = 128 * 1024;
 const SMALL_BATCHES_IN_FLIGHT: usize = 2;
-/// Batches up to here leave their records in the read cache: at a low rate the batch buffers hold only the last few acks.
-const KEPT_BATCH_BYTES: usize = 16 * 1024;
 /// A unit takes at most so many of the batch buffers: the rest may be on their way to the device.
 const UNIT_BUFFERS: (usize, usize) = (3, 4);
 /// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
 pub(crate) const LARGE_BATCHES_IN_FLIGHT: usize = 8;
-
-/// While the log is written to, a larger reserve of segments may melt to half, and to no less than this.
-const BUSY_AHEAD: usize = 2;
 
 /// Of a file that a crash left half made: it is made again from scratch, under its old name.
 pub const UNMADE: FileId = FileId(u32::MAX);
@@ -562,43 +563,6 @@ impl Log {
             .all(|f| f.batch >= batch || f.fate == Fate::Durable)
     }
 
-    /// First lsn and record bytes of a batch that is small and still in memory.
-    pub fn small_batch(&self, batch: u64) -> Option<(u64, &[u8])> {
-        let first = self.window.front()?.batch;
-        let frozen = self
-            .window
-            .get(usize::try_from(batch.checked_sub(first)?).ok()?)?;
-        let small = frozen.bytes as usize <= KEPT_BATCH_BYTES && frozen.records > 0;
-        small.then(|| {
-            let first_lsn = frozen.last_lsn + 1 - u64::from(frozen.records);
-            (
-                first_lsn,
-                &frozen.buffer[BATCH_HEADER_BYTES..frozen.bytes as usize],
-            )
-        })
-    }
-
-    /// Where the batch with `lsn` starts, if it is sealed and still in memory.
-    pub fn batch_in_memory(&self, lsn: u64) -> Option<Location> {
-        let index = self.window.partition_point(|f| f.last_lsn < lsn);
-        let frozen = self.window.get(index)?;
-        let first_lsn = frozen.last_lsn + 1 - u64::from(frozen.records);
-        (frozen.records > 0 && first_lsn <= lsn).then_some(Location {
-            segment: frozen.segment,
-            offset: frozen.offset,
-        })
-    }
-
-    /// The header of a segment of this log.
-    pub fn header_of(&self, segment: &SegmentFile) -> wal::segment::SegmentHeader {
-        wal::segment::SegmentHeader {
-            identity: self.identity,
-            segment: segment.segment,
-            generation: segment.generation,
-            segment_bytes: self.segment_bytes,
-        }
-    }
-
     /// Take the buffers for the log that replaces this one.
     pub fn take_pool(&mut self) -> BufferPool {
         self.window.clear();
@@ -615,250 +579,4 @@ impl Log {
             _ => false,
         }
     }
-
-    /// Bytes from `at` on of a batch that is still in memory: the open one, or a frozen one.
-    #[inline]
-    pub fn in_memory(&self, at: Location) -> Option<&[u8]> {
-        if let Some(bytes) = self.writer.open_bytes(at) {
-            return Some(bytes);
-        }
-        let first = self.window.front()?;
-        if (at.segment, at.offset) < (first.segment, first.offset) {
-            return None;
-        }
-        let index = self
-            .window
-            .partition_point(|f| (f.segment, f.offset) <= (at.segment, at.offset));
-        let frozen = self.window.get(index.checked_sub(1)?)?;
-        if frozen.segment != at.segment || at.offset >= frozen.offset + frozen.bytes {
-            return None;
-        }
-        let from = (at.offset - frozen.offset) as usize;
-        Some(&frozen.buffer[from..frozen.bytes as usize])
-    }
-
-    /// The segment with this number.
-    pub fn segment(&self, segment: u32) -> Option<&SegmentFile> {
-        let first = self.segments.front()?.segment;
-        self.segments
-            .get(segment.checked_sub(first)? as usize)
-            .inspect(|s| assert_eq!(s.segment, segment))
-    }
-
-    /// Number of the first segment that is not released.
-    #[inline]
-    pub fn first_segment(&self) -> u32 {
-        self.segments.front().map_or(1, |s| s.segment)
-    }
-
-    /// Whether a segment was released: what named a place in it found its record moved, or dead.
-    #[inline]
-    pub fn is_released(&self, segment: u32) -> bool {
-        segment < self.first_segment()
-    }
-
-    /// First lsn that is still in the log.
-    pub fn first_lsn(&self) -> u64 {
-        match self.segments.front() {
-            Some(front) if front.first_lsn != 0 => front.first_lsn,
-            Some(front) if front.segment == self.writer.chain().segment => {
-                self.writer.chain().next_lsn
-            }
-            // Unreadable: whoever comes there finds out.
-            _ => 1,
-        }
-    }
-
-    /// The oldest segment and the one behind it, if the log has gone on to that one: the oldest can be released.
-    pub fn oldest_sealed(&self) -> Option<(SegmentFile, SegmentFile)> {
-        let (first, second) = (*self.segments.front()?, *self.segments.get(1)?);
-        (second.first_lsn != 0 && first.segment < self.writer.chain().segment)
-            .then_some((first, second))
-    }
-
-    /// Segments with batches, the open one included.
-    pub fn segments_used(&self) -> usize {
-        self.segments.iter().filter(|s| s.first_lsn != 0).count()
-    }
-
-    /// Let go of the oldest segment: nothing that can be read lies in it. Its file is kept as it is until `recycle`.
-    ///
-    /// # Panics
-    /// When it is the open one.
-    pub fn release_front(&mut self) {
-        let (front, _) = self
-            .oldest_sealed()
-            .expect("only sealed segments are released");
-        self.segments.pop_front();
-        self.released.push_back(front);
-    }
-
-    /// Segments that were released and whose files wait for checkpoints that say so.
-    pub fn released_segments(&self) -> usize {
-        self.released.len()
-    }
-
-    /// Both checkpoints say that segments up to `through` are released: their files may be used again, but for those that
-    /// `is_held` by a read.
-    pub fn recycle(&mut self, through: u32, is_held: impl Fn(FileId) -> bool) {
-        while let Some(oldest) = self.released.front()
-            && oldest.segment <= through
-            && !is_held(oldest.file)
-        {
-            self.spare.extend(self.released.pop_front());
-            self.recycled += 1;
-        }
-    }
-
-    /// The segment in which `lsn` lies, by the first lsns.
-    pub fn segment_of_lsn(&self, lsn: u64) -> Option<&SegmentFile> {
-        let holding = self
-            .segments
-            .partition_point(|s| s.first_lsn != 0 && s.first_lsn <= lsn);
-        self.segments
-            .get(holding.saturating_sub(1))
-            .filter(|s| s.first_lsn != 0)
-    }
-
-    /// How many keys the index has now.
-    pub fn note_keys(&mut self, keys: u64) {
-        self.keys_hint = keys;
-    }
-
-    /// How fast the next segment may be filled beside this log, in bytes per second; 0 = unlimited.
-    pub fn fill_rate(&mut self, now_ns: u64) -> u64 {
-        self.rate
-            .fill_rate(now_ns, self.bytes_written, self.writer.segments_ahead())
-    }
-
-    fn prepare_ahead<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
-        let ahead = self.writer.segments_ahead();
-        // A large reserve is for bursts: it is filled up again behind them, not beside them.
-        let wanted = if self.rate.is_busy() {
-            self.segments_ahead
-                .min(BUSY_AHEAD.max(self.segments_ahead / 2))
-        } else {
-            self.segments_ahead
-        };
-        if self.pending.is_some() || ahead >= wanted || now_ns < self.prepare_retry_ns {
-            return;
-        }
-        let segment = self.segments.back().map_or(1, |s| s.segment + 1);
-        // A file whose header names this very segment goes first: no two files may ever name the same one.
-        let at = self
-            .spare
-            .iter()
-            .position(|s| s.segment == segment)
-            .or(self.spare.len().checked_sub(1));
-        let old = at.map(|at| self.spare.swap_remove(at));
-        let (slot, generation) = match &old {
-            Some(old) => (old.slot, old.generation + 1),
-            None => (self.next_slot, 1),
-        };
-        if old.is_none() {
-            self.next_slot += 1;
-        }
-        let header = segment_header(
-            &self.identity,
-            segment,
-            generation,
-            self.segment_bytes,
-            self.keys_hint,
-        );
-        let made = SegmentFile {
-            slot,
-            file: old.map_or(UNMADE, |o| o.file),
-            segment,
-            generation,
-            first_lsn: 0,
-            first_time_us: 0,
-        };
-        self.pending = Some((made, old));
-        let recycle = old.map(|o| o.file).filter(|file| *file != UNMADE);
-        driver.prepare_segment(
-            slot,
-            recycle,
-            self.segment_bytes,
-            header,
-            Token::segment(slot),
-        );
-    }
-
-    /// A segment file became ready, or could not be made.
-    pub fn segment_ready(&mut self, result: std::io::Result<FileId>, now_ns: u64) {
-        let Some((made, old)) = self.pending.take() else {
-            return;
-        };
-        match result {
-            Ok(file) => {
-                if let Some(error) = self.no_segment.take() {
-                    let number = self.identity.number;
-                    tracing::info!(log = number, "segments can be made again (before: {error})");
-                }
-                let made = SegmentFile { file, ..made };
-                self.segments.push_back(made);
-                self.writer.add_segment(ready(&made, self.segment_bytes));
-            }
-            Err(error) => {
-                if self.no_segment.as_ref().map(std::io::Error::kind) != Some(error.kind()) {
-                    let what = if is_full(&error) {
-                        "no room for another segment"
-                    } else {
-                        "no segment can be made"
-                    };
-                    tracing::warn!(
-                        log = self.identity.number,
-                        "{what} ({error}): writes are refused once this one is full; they resume when that is mended"
-                    );
-                }
-                self.no_segment = Some(error);
-                self.prepare_retry_ns = now_ns + 500_000_000;
-                match old {
-                    // Its header may be the old one or the new one: it is tried again for the same segment.
-                    Some(old) => self.spare.push(SegmentFile {
-                        segment: made.segment,
-                        ..old
-                    }),
-                    None => self.next_slot -= 1,
-                }
-            }
-        }
-    }
-}
-
-/// Space is what is missing, or what this user may have of it.
-fn is_full(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
-}
-
-fn ready(s: &SegmentFile, segment_bytes: u64) -> ReadySegment {
-    ReadySegment {
-        segment: s.segment,
-        generation: s.generation,
-        bytes: segment_bytes as u32,
-        file: s.file.0,
-    }
-}
-
-/// The header block of a segment, as the driver writes it.
-pub fn segment_header(
-    identity: &LogIdentity,
-    segment: u32,
-    generation: u32,
-    segment_bytes: u64,
-    keys_hint: u64,
-) -> Vec<u8> {
-    let mut block = vec![0; BLOCK_BYTES];
-    wal::segment::SegmentHeader {
-        identity: *identity,
-        segment,
-        generation,
-        segment_bytes,
-    }
-    .encode_with_keys(&mut block, keys_hint);
-    block
 }
