@@ -87,8 +87,23 @@ impl Copy {
     }
 }
 
+/// Files that are as they should be keep their times, so that cargo builds no more than it has to; what the tree does not have
+/// any more goes.
 fn copy(from: &Path, to: &Path, path: &Path, edited: &BTreeMap<&str, String>) {
     std::fs::create_dir_all(to.join(path)).expect("a folder in the target directory");
+    for entry in std::fs::read_dir(to.join(path)).expect("a readable folder") {
+        let stale = entry.expect("a readable entry").path();
+        let name = stale.file_name().expect("an entry has a name");
+        let there = from.join(path).join(name);
+        if there.is_dir() == stale.is_dir() && there.exists() {
+            continue;
+        }
+        let removed = match stale.is_dir() {
+            true => std::fs::remove_dir_all(&stale),
+            false => std::fs::remove_file(&stale),
+        };
+        removed.expect("the copy is ours");
+    }
     for entry in std::fs::read_dir(from.join(path)).expect("a readable folder") {
         let entry = entry.expect("a readable entry");
         let name = entry.file_name();
