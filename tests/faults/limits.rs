@@ -135,6 +135,19 @@ fn with_hardly_any_lockable_memory_it_says_how_much_is_needed() {
 
 #[test]
 fn with_too_few_descriptors_to_start_it_says_how_many() {
-    let data = directory();
-    refused_under(&["prlimit", "--nofile=12:12"], data.path(), &["ulimit -n"]);
+    // Where they run out depends on the limit: at once, in the store, at the listeners, in a ring.
+    for limit in (12..=64).step_by(4) {
+        let data = directory();
+        let limit = format!("--nofile={limit}:{limit}");
+        let flags = FLAGS.map(|flag| match flag {
+            "2" => "8",
+            "1GiB" => "4GiB",
+            flag => flag,
+        });
+        let (_, stderr) = run(
+            &mut serve_under(&["prlimit", &limit], data.path(), &flags),
+            1,
+        );
+        assert!(stderr.contains("`ulimit -n"), "with {limit}: {stderr}");
+    }
 }

@@ -53,6 +53,10 @@ pub enum StoreError {
     #[error("{path}: {source}; fix the cause, or give --data another directory")]
     Io { path: PathBuf, source: io::Error },
     #[error(
+        "{path}: the {limit} file descriptors that this process may have are used up: run `ulimit -n 65536` first (systemd: LimitNOFILE=65536)"
+    )]
+    Descriptors { path: PathBuf, limit: u64 },
+    #[error(
         "{path}: neither superblock copy can be read ({source}); if this is not a pinion directory, give --data another one"
     )]
     Superblock {
@@ -66,10 +70,15 @@ pub enum StoreError {
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
-    move |source| StoreError::Io {
-        path: path.to_owned(),
-        source,
+    move |source| failed(path.to_owned(), source)
+}
+
+fn failed(path: PathBuf, source: io::Error) -> StoreError {
+    if uring::file::is_out_of_descriptors(&source) {
+        let limit = uring::limits::nofile().soft;
+        return StoreError::Descriptors { path, limit };
     }
+    StoreError::Io { path, source }
 }
 
 /// An open data directory. Dropping it lets go of the lock.
@@ -105,10 +114,7 @@ impl Store {
                 io::ErrorKind::WouldBlock => StoreError::InUse {
                     path: path.to_owned(),
                 },
-                _ => StoreError::Io {
-                    path: lock_path.clone(),
-                    source: e,
-                },
+                _ => failed(lock_path.clone(), e),
             })?;
         let superblock = match read_superblocks(path)? {
             Some(superblock) => {
@@ -240,7 +246,7 @@ fn read_superblocks(path: &Path) -> Result<Option<Superblock>, StoreError> {
         match fs::read(&path) {
             Ok(bytes) => copies.push(bytes),
             Err(e) if e.kind() == io::ErrorKind::NotFound => copies.push(Vec::new()),
-            Err(source) => return Err(StoreError::Io { path, source }),
+            Err(source) => return Err(failed(path, source)),
         }
     }
     if copies.iter().all(Vec::is_empty) {

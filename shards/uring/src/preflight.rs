@@ -9,6 +9,8 @@ use crate::{Ring, RingConfig, file, limits};
 
 /// Descriptors besides connections: log segments, listeners, rings, standard streams.
 const DESCRIPTORS_OTHER: u64 = 512;
+/// With fewer than this not even one shard starts: what it lacks would show as an error of some file that is all right.
+const DESCRIPTORS_LEAST: u64 = 32;
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,8 @@ pub struct Finding {
 pub fn check(data: &Path, connections_max: usize, registered_bytes: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(ring());
-    findings.extend(descriptors(connections_max));
+    let nofile = limits::raise_nofile().unwrap_or_else(|_| limits::nofile().soft);
+    findings.extend(descriptors(nofile, connections_max));
     findings.extend(locked_memory(
         limits::memlock().soft,
         limits::may_lock_freely(),
@@ -71,9 +74,15 @@ fn ring() -> Option<Finding> {
     }
 }
 
-fn descriptors(connections_max: usize) -> Option<Finding> {
+fn descriptors(found: u64, connections_max: usize) -> Option<Finding> {
     let needed = connections_max as u64 + DESCRIPTORS_OTHER;
-    let found = limits::raise_nofile().unwrap_or_else(|_| limits::nofile().soft);
+    if found < DESCRIPTORS_LEAST {
+        return Some(Finding {
+            fatal: true,
+            what: format!("{found} file descriptors are not enough to start"),
+            fix: format!("run `ulimit -n {needed}` first (systemd: LimitNOFILE={needed})"),
+        });
+    }
     (found < needed).then(|| Finding {
         fatal: false,
         what: format!(
@@ -131,9 +140,10 @@ mod tests {
 
     #[test]
     fn too_many_connections_are_found() {
-        let finding = descriptors(usize::MAX / 4).unwrap();
-        assert!(finding.fix.contains("ulimit -Hn"), "{finding:?}");
-        assert_eq!(descriptors(10), None);
+        let finding = descriptors(1024, 8192).unwrap();
+        assert!(!finding.fatal && finding.fix.contains("ulimit -Hn"));
+        assert_eq!(descriptors(1024, 10), None);
+        assert!(descriptors(12, 10).unwrap().fatal);
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub(super) fn listen(
     Ok((all, ports))
 }
 
-fn out_of_descriptors(shards: usize) -> OpenError {
+pub(super) fn out_of_descriptors(shards: usize) -> OpenError {
     OpenError::Descriptors {
         limit: uring::limits::nofile().soft,
         shards,

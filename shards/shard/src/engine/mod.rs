@@ -18,7 +18,7 @@ pub use config::{
     Banner, EngineConfig, OpenError, SEGMENT_BYTES, SPACE_AMPLIFICATION_PERCENT, ShardBanner,
 };
 pub use listen::SHARD_PORT_OFFSET;
-use listen::{Ports, listen};
+use listen::{Ports, listen, out_of_descriptors};
 use thread::{Seed, run};
 
 use crate::commit_window::derived_window;
@@ -69,9 +69,14 @@ impl Engine {
         )?;
         let shards = store.superblock.shards as usize;
         let pins = pins(&config, &placement.order, shards)?;
-        let profile = Profile::of(&config.data).map_err(|source| OpenError::Profile {
-            path: config.data.clone(),
-            source,
+        let profile = Profile::of(&config.data).map_err(|source| {
+            if uring::file::is_out_of_descriptors(&source) {
+                return out_of_descriptors(shards);
+            }
+            OpenError::Profile {
+                path: config.data.clone(),
+                source,
+            }
         })?;
         let plan = Plan::new(&PlanInput {
             memory_bytes: config.memory_bytes,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use uring::{BufferPool, Features, Ring, RingConfig, Waker};
 
+use super::listen::out_of_descriptors;
 use super::{EngineConfig, OpenError, SPACE_AMPLIFICATION_PERCENT};
 use crate::assemble::{Parts, assemble};
 use crate::core::Shared;
@@ -186,7 +187,10 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         shard,
         addresses,
     )
-    .map_err(|e| OpenError::Shard(format!("shard {shard}: the ring cannot listen: {e}")))?;
+    .map_err(|e| match uring::file::is_out_of_descriptors(&e) {
+        true => out_of_descriptors(shared.logs.len()),
+        false => OpenError::Shard(format!("shard {shard}: the ring cannot listen: {e}")),
+    })?;
     let waker = driver.waker();
 
     let pace = match config.spin_us {
