@@ -15,7 +15,7 @@ use crate::driver::Driver;
 use crate::log::{Log, SegmentFile};
 use crate::token::Token;
 
-/// With nothing sealed there is nothing to do for so long.
+/// With nothing sealed, or behind an error, there is nothing to do for so long.
 const IDLE_NS: u64 = 1_000_000_000;
 
 /// The state of one shard's scrub.
@@ -125,7 +125,7 @@ impl Scrubber {
         let same =
             |now: &SegmentFile| (now.slot, now.generation) == (segment.slot, segment.generation);
         let unchanged = log.segment(segment.segment).is_some_and(same);
-        let before = self.bytes;
+        let (bytes_before, errors_before) = (self.bytes, self.errors);
         match (result, sealed_until(log, &segment)) {
             (Ok(count), Some(end_lsn)) if unchanged => {
                 let count = count.min(buffer.len());
@@ -135,14 +135,20 @@ impl Scrubber {
             _ => {}
         }
         self.buffer = Some(buffer);
-        let verified = (self.bytes - before).max(BLOCK_BYTES as u64);
+        let verified = (self.bytes - bytes_before).max(BLOCK_BYTES as u64);
         let rest_ns = u128::from(verified) * 1_000_000_000 / u128::from(self.bytes_per_second);
-        self.due_ns = now_ns + u64::try_from(rest_ns).unwrap_or(u64::MAX);
+        let rest_ns = u64::try_from(rest_ns).unwrap_or(u64::MAX);
+        // A device that fails every read must not fill the log with it.
+        let least_ns = u64::from(self.errors > errors_before) * IDLE_NS;
+        self.due_ns = now_ns.saturating_add(rest_ns.max(least_ns));
     }
 
     fn verify(&mut self, log: &Log, segment: &SegmentFile, bytes: &[u8], end_lsn: u64) {
         let header = log.header_of(segment);
         let mut used = 0;
+        if bytes.is_empty() {
+            return self.found(log, segment, "the file ends here");
+        }
         while self.next_lsn < end_lsn && used < bytes.len() {
             let rest = &bytes[used..];
             match scan::batch_verified(&log.identity, &header, self.at.offset, rest) {

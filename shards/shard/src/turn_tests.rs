@@ -708,3 +708,32 @@ fn a_segment_that_cannot_be_made_is_named_for_what_it_is() {
         );
     }
 }
+
+#[test]
+fn a_scrub_of_a_device_that_fails_every_read_says_so_once_a_second() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let client = shard.connect();
+    let body = vec![b'x'; 290 << 10];
+    while shard.core.partition.log.chain().segment < 4 {
+        let answer = shard.ask(client, post("k", "", &body));
+        assert!(answer.starts_with("HTTP/1.1 201"));
+    }
+    let sealed: Vec<_> = shard
+        .core
+        .partition
+        .log
+        .segments()
+        .take(3)
+        .copied()
+        .collect();
+    for segment in sealed {
+        shard.driver.files[segment.file.0 as usize].truncate(4096);
+    }
+    let started_ns = shard.core.now.monotonic_ns;
+    let before = shard.scrubber.errors;
+    shard.turns(500);
+    let seconds = (shard.core.now.monotonic_ns - started_ns) / 1_000_000_000;
+    let errors = shard.scrubber.errors - before;
+    assert!(seconds >= 3 && errors > 0, "{errors} in {seconds} s");
+    assert!(errors <= seconds + 2, "{errors} errors in {seconds} s");
+}
