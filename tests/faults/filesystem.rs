@@ -96,8 +96,10 @@ fn durable_lsn(server: &Server, shard: u16) -> f64 {
 
 #[test]
 fn a_filesystem_that_is_shut_down_under_load_loses_no_ack() {
+    // More than the load of all rounds writes on a fast disk: what is full refuses for another reason.
+    const MIB: u64 = 4096;
     let data = directory();
-    let Some(ground) = Ground::on_disk("shutdown of the filesystem", data.path(), 256) else {
+    let Some(ground) = Ground::on_disk("shutdown of the filesystem", data.path(), MIB) else {
         return;
     };
     let notes = directory();
@@ -142,7 +144,13 @@ fn a_filesystem_that_is_shut_down_under_load_loses_no_ack() {
                 durable,
                 "an ack behind a failure"
             );
-            assert_eq!(server.metric("pinion_shard_state", shard.into()), 3.0);
+            // The first write that fails stops a shard. One that had just used up its segments has none under way, and is
+            // held by the next segment that cannot be made.
+            let state = server.metric("pinion_shard_state", shard.into());
+            assert!(
+                state == 3.0 || state == 5.0,
+                "shard {shard} is in state {state}"
+            );
         }
         server.http().get("/readyz").problem(503, "unavailable");
         assert_eq!(server.http().get("/healthz").status, 200);

@@ -27,6 +27,7 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
         State::Stopped(_) => ShardState::Stopped,
         State::Ready if log.failed().is_some() => ShardState::Stopped,
         State::Ready if log.disk_full() => ShardState::DiskFull,
+        State::Ready if log.no_segment().is_some() => ShardState::NoSegment,
         State::Ready => ShardState::Ready,
     };
     let ready = log.segments_ready() as u64;

@@ -114,7 +114,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     gauge(
         "pinion_shard_state",
-        "0 recovering, 1 ready, 2 disk full, 3 stopped, 4 draining",
+        "0 recovering, 1 ready, 2 disk full, 3 stopped, 4 draining, 5 no segment can be made",
         |s| (s.gauges.state as u64).into(),
     ),
     counter("pinion_records_total", "Records appended", |s| {

@@ -83,6 +83,8 @@ pub enum ShardState {
     Stopped = 3,
     /// going down
     Draining = 4,
+    /// no segment can be made, for another reason than space: refuses writes until one can
+    NoSegment = 5,
 }
 
 /// What only goes up. Counted by the shard.
