@@ -8,6 +8,7 @@ runs (wrk and redis-benchmark take the system's default) and puts it back. Needs
 redis-server and redis-tools for the rows that compare with them; a row whose tool is missing is skipped by name.
 """
 import argparse
+import contextlib
 import ctypes
 import datetime
 import json
@@ -52,10 +53,10 @@ class Server:
 
     running = []
 
-    def __init__(self, bench, data, *flags, cores="0", shards=1):
-        self.bench, self.data = bench, Path(data)
-        command = [bench.bin / "pinion", "serve", "--data", data, "--shards", shards, "--cores", cores, "--congestion", "cubic",
-                   "--port", NATIVE, "--http-port", HTTP, *flags]
+    def __init__(self, bench, data, *flags, cores="0", shards=1, binary=None, ports=(NATIVE, HTTP)):
+        self.bench, self.data, self.ports = bench, Path(data), ports
+        command = [binary or bench.bin / "pinion", "serve", "--data", data, "--shards", shards, "--cores", cores,
+                   "--congestion", "cubic", "--port", ports[0], "--http-port", ports[1], *flags]
         Server.running.append(self)
         self.log = open(bench.folder / "server.log", "a")
         self.log.write("$ " + " ".join(map(str, command)) + "\n")
@@ -69,7 +70,7 @@ class Server:
         self.ready_seconds = time.monotonic() - self.started
 
     def metric(self, name):
-        text = urllib.request.urlopen(f"http://127.0.0.1:{HTTP}/metrics").read().decode()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.ports[1]}/metrics").read().decode()
         found = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.e+-]+)$", text, re.M)
         return sum(map(float, found))
 
@@ -87,6 +88,12 @@ class Server:
             if line.startswith("VmRSS"):
                 return int(line.split()[1]) * 1024
         return 0
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self):
         self.process.kill()
@@ -114,8 +121,8 @@ class Bench:
         self.scratch.mkdir(parents=True)
         self.rows = []
 
-    def load(self, name, *flags, json_only=True):
-        command = [self.bin / "loadtest", "--to", f"127.0.0.1:{NATIVE}", "--cores", "1", "--json",
+    def load(self, name, *flags, port=NATIVE):
+        command = [self.bin / "loadtest", "--to", f"127.0.0.1:{port}", "--cores", "1", "--json",
                    "--seconds", self.args.seconds, "--warmup-seconds", 2, *flags]
         started, stolen = time.monotonic(), stolen_seconds()
         run = subprocess.run([str(c) for c in command], text=True, capture_output=True)
@@ -244,9 +251,9 @@ def http_get(bench):
         os.kill(constant.pid, signal.SIGSTOP)
         ours.append(wrk(bench, "http-get", url))
         os.kill(constant.pid, signal.SIGCONT)
-        server.process.send_signal(signal.SIGSTOP)
+        server.pause()
         ceiling.append(wrk(bench, "constant-200", f"http://127.0.0.1:{CONSTANT}/"))
-        server.process.send_signal(signal.SIGCONT)
+        server.go_on()
     constant.kill()
     server.stop()
     ours, ceiling = statistics.median(ours), statistics.median(ceiling)
@@ -267,13 +274,13 @@ def http_post(bench):
         redis.send_signal(signal.SIGSTOP)
         ours.append(wrk(bench, "http-post", f"http://127.0.0.1:{HTTP}/", "-s", REPO / "loadtest/wrk/post.lua"))
         redis.send_signal(signal.SIGCONT)
-        server.process.send_signal(signal.SIGSTOP)
+        server.pause()
         text = sh("taskset", "-c", "1", "redis-benchmark", "-p", REDIS, "-t", "set", "-d", 256, "-c", 64, "-n", 40_000 * bench.args.seconds,
                   "-r", 1_000_000, "--csv", preexec_fn=give_way)
         with open(bench.folder / "redis.txt", "a") as out:
             out.write(text)
         theirs.append(float(re.search(r'"SET","([0-9.]+)"', text).group(1)))
-        server.process.send_signal(signal.SIGCONT)
+        server.go_on()
     redis.terminate()
     redis.wait()
     server.stop()
@@ -326,43 +333,60 @@ def two_shards(bench):
 ROWS = {f.__name__: f for f in (append100, append1, get, http_get, http_post, restart, two_shards)}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated: " + ", ".join(ROWS))
+def common_flags(parser):
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--restart-keys", type=int, default=10_000_000)
     parser.add_argument("--segments-ahead", type=int, default=64, help="segments prepared before appends are measured")
     parser.add_argument("--prepare-seconds", type=int, default=8, help="time for that")
     parser.add_argument("--scratch", help="directory for data, on the disk to be measured")
     parser.add_argument("--suffix", default="", help="appended to the name of the run folder")
     parser.add_argument("--no-build", action="store_true")
-    args = parser.parse_args()
-    unknown = [r for r in args.rows.split(",") if r not in ROWS]
-    if unknown:
-        parser.error(f"no such row: {', '.join(unknown)}")
-    bench = Bench(args)
+
+
+@contextlib.contextmanager
+def host_prepared(bench):
+    """Cubic for the whole host; whatever is still running afterwards is ended, and the data removed."""
     before = CONTROL.read_text().strip()
     CONTROL.write_text("cubic")
     try:
-        for row in args.rows.split(","):
-            ROWS[row](bench)
+        yield
     finally:
         for server in Server.running:
             if server.process.poll() is None:
                 server.kill()
         CONTROL.write_text(before)
         shutil.rmtree(bench.scratch, ignore_errors=True)
+
+
+def write_down(bench, columns):
+    """Append the rows to the README of the run folder, with what is needed to repeat them."""
+    args = bench.args
     commit = sh("git", "rev-parse", "--short", "HEAD", cwd=REPO).strip()
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
     with open(bench.folder / "README.md", "a") as out:
         out.write(f"# {datetime.datetime.now().isoformat(timespec='minutes')}, commit {commit}\n\n")
-        out.write(f"`python3 loadtest/figures.py {' '.join(sys.argv[1:])}`\n\n{cpu}, {os.cpu_count()} cores, kernel {platform.release()}, "
-                  f"server on core 0, client on core 1, cubic, medians of {args.runs} runs of {args.seconds} s.\n\n")
-        out.write("| what | measured | target | notes |\n|---|---|---|---|\n")
+        out.write(f"`python3 loadtest/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`\n\n{cpu}, {os.cpu_count()} cores, kernel "
+                  f"{platform.release()}, server on core 0, client on core 1, cubic, medians of {args.runs} runs of {args.seconds} s.\n\n")
+        out.write("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|\n")
         for row in bench.rows:
             out.write("| " + " | ".join(row) + " |\n")
         out.write("\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated: " + ", ".join(ROWS))
+    parser.add_argument("--restart-keys", type=int, default=10_000_000)
+    common_flags(parser)
+    args = parser.parse_args()
+    unknown = [r for r in args.rows.split(",") if r not in ROWS]
+    if unknown:
+        parser.error(f"no such row: {', '.join(unknown)}")
+    bench = Bench(args)
+    with host_prepared(bench):
+        for row in args.rows.split(","):
+            ROWS[row](bench)
+    write_down(bench, ("what", "measured", "target", "notes"))
 
 
 if __name__ == "__main__":
