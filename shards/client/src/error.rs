@@ -11,7 +11,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server understood the request and refused it. Nothing of it was stored.
+    /// The server understood the request and refused it. Nothing of it was stored, except perhaps behind
+    /// [`Code::Unavailable`]: a shard whose log write failed does not know what of it reached the device, and shows nothing
+    /// of it until a restart has read the log.
     #[error("the server refused ({}): {}{}", .0.code.name(), .0.message, retry_hint(.0.retry_after_ms))]
     Refused(Refusal),
     /// The server sent bytes that are not the protocol; the connection is closed.
