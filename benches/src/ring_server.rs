@@ -39,9 +39,10 @@ pub(crate) fn listen(port: u16) -> anyhow::Result<(OwnedFd, SocketAddr)> {
         congestion: Some(CONGESTION.to_owned()),
         ..Default::default()
     };
-    let (listener, address) = socket::listen(SocketAddr::from(([127, 0, 0, 1], port)), &options)?;
-    socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
-    Ok((listener, address))
+    Ok(socket::listen(
+        SocketAddr::from(([127, 0, 0, 1], port)),
+        &options,
+    )?)
 }
 
 /// Bbr paces what it sends, which on loopback measures the pacing.
@@ -134,7 +135,6 @@ impl<A: Answers> Server<A> {
         match completion {
             Completion::Accepted { socket, .. } => {
                 // Fails only if the client is gone already; the receive will say so.
-                let _ = socket::tune_accepted(&socket);
                 let socket = Rc::new(socket);
                 let id = self.connections.insert(Connection {
                     socket: socket.clone(),

@@ -37,6 +37,19 @@ pub fn raise_nofile() -> io::Result<u64> {
     Ok(nofile().soft)
 }
 
+/// Keep all memory of the process from being swapped out, what it has now and what it maps later, each page from its first
+/// use on: mappings sized for the worst case cost no more than without.
+///
+/// # Errors
+/// OutOfMemory or PermissionDenied where RLIMIT_MEMLOCK is below what the process maps; see [`may_lock_freely`].
+pub fn lock_memory() -> io::Result<()> {
+    // SAFETY: takes flags only; no memory changes its contents or its place.
+    match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The name of the filesystem that `path` is on, if its files live in memory only.
 pub fn filesystem_in_memory(path: &std::path::Path) -> io::Result<Option<&'static str>> {
     use std::os::unix::ffi::OsStrExt as _;

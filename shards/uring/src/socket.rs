@@ -9,15 +9,17 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted, unless said otherwise; the kernel caps it at net.core.somaxconn.
 const BACKLOG_DEFAULT: i32 = 4096;
-/// How long sent bytes may stay unacknowledged before the connection is given up.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
-/// Silence before the first keepalive probe, between probes, and how many may go unanswered.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// Default of [`ListenOptions::user_timeout`].
+pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default of [`ListenOptions::keepalive`].
+pub const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Between keepalive probes, and how many may go unanswered.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// How to listen.
-#[derive(Clone, Debug, Default)]
+/// How to listen, and what accepted connections inherit of the listener: the kernel clones its options at accept, so a
+/// connection costs no call of its own.
+#[derive(Clone, Debug)]
 pub struct ListenOptions {
     /// Let several listeners share the address; the kernel spreads connections over them.
     pub reuse_port: bool,
@@ -25,6 +27,26 @@ pub struct ListenOptions {
     pub backlog: i32,
     /// Congestion control by name, e.g. `bbr`; accepted connections inherit it. None = the system's.
     pub congestion: Option<String>,
+    /// How long sent bytes may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT).
+    pub user_timeout: Duration,
+    /// Silence before the first keepalive probe (TCP_KEEPIDLE).
+    pub keepalive: Duration,
+    /// Among listeners that share the address, this one takes what the network stack worked on at this core (SO_INCOMING_CPU;
+    /// in SO_REUSEPORT groups since Linux 6.2).
+    pub incoming_cpu: Option<usize>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> ListenOptions {
+        ListenOptions {
+            reuse_port: false,
+            backlog: 0,
+            congestion: None,
+            user_timeout: USER_TIMEOUT,
+            keepalive: KEEPALIVE,
+            incoming_cpu: None,
+        }
+    }
 }
 
 /// Listen on `address`. Returns the listener and the address it got (port 0 = one of the kernel's choice).
@@ -44,6 +66,10 @@ pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<(Owned
     if let Some(name) = &options.congestion {
         set_congestion(&socket, name)?;
     }
+    if let Some(core) = options.incoming_cpu {
+        socket.set_cpu_affinity(core).map_err(named)?;
+    }
+    set_inherited(&socket, options).map_err(named)?;
     socket.bind(&address.into()).map_err(named)?;
     socket
         .listen(if options.backlog == 0 {
@@ -74,13 +100,12 @@ fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
     })
 }
 
-/// TCP_NODELAY, TCP_USER_TIMEOUT, keepalive. Fails only if the connection is already gone.
-pub fn tune_accepted(socket: &OwnedFd) -> io::Result<()> {
-    let socket = SockRef::from(socket);
+/// What accepted connections have from their listener.
+fn set_inherited(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
     let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
+        .with_time(options.keepalive)
         .with_interval(KEEPALIVE_EVERY)
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)
@@ -139,18 +164,38 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_socket_is_tuned() {
-        let (listener, address) = listen(local(), &ListenOptions::default()).unwrap();
+    fn an_accepted_socket_inherits_what_its_listener_was_told() {
+        let options = ListenOptions {
+            user_timeout: Duration::from_secs(7),
+            keepalive: Duration::from_secs(8),
+            ..Default::default()
+        };
+        let (listener, address) = listen(local(), &options).unwrap();
         let client = TcpStream::connect(address).unwrap();
         let (accepted, _) = Socket::from(listener).accept().unwrap();
         let accepted: OwnedFd = accepted.into();
         assert_eq!(peer(&accepted), Some(client.local_addr().unwrap()));
-        tune_accepted(&accepted).unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap());
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(options.user_timeout)
+        );
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), options.keepalive);
         shutdown(&accepted);
         shutdown(&accepted);
+    }
+
+    #[test]
+    fn a_listener_can_be_told_its_core() {
+        let options = ListenOptions {
+            reuse_port: true,
+            incoming_cpu: Some(0),
+            ..Default::default()
+        };
+        let (listener, _) = listen(local(), &options).unwrap();
+        assert_eq!(SockRef::from(&listener).cpu_affinity().unwrap(), 0);
     }
 
     #[test]

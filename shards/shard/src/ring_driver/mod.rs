@@ -152,7 +152,7 @@ impl RingDriver {
         match completion {
             Completion::Accepted { token, socket } => {
                 let door = self.listeners[(token & !CLASS_MASK) as usize].door;
-                if uring::socket::tune_accepted(&socket).is_ok() && self.accepting {
+                if self.accepting {
                     self.ready.push_back(Event::Accepted { door, socket });
                 }
             }

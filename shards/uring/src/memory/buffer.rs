@@ -117,6 +117,22 @@ struct Shared {
 impl BufferPool {
     /// Map `count` buffers of `bytes_each` (rounded up to 4096).
     pub fn new(count: usize, bytes_each: usize) -> io::Result<BufferPool> {
+        BufferPool::in_mapping(count, bytes_each, Mapping::new)
+    }
+
+    /// The same on huge pages that the host has reserved (`vm.nr_hugepages`).
+    ///
+    /// # Errors
+    /// OutOfMemory where not so many are left.
+    pub fn on_reserved_huge_pages(count: usize, bytes_each: usize) -> io::Result<BufferPool> {
+        BufferPool::in_mapping(count, bytes_each, Mapping::on_reserved_huge_pages)
+    }
+
+    fn in_mapping(
+        count: usize,
+        bytes_each: usize,
+        map: impl FnOnce(usize) -> io::Result<Mapping>,
+    ) -> io::Result<BufferPool> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
         let last = u32::try_from(count).map_err(|_| invalid("more than 2^32 buffers in a pool"))?;
         let bytes_each = bytes_each
@@ -125,7 +141,7 @@ impl BufferPool {
         let total = count
             .checked_mul(bytes_each)
             .ok_or_else(|| invalid("pool size overflows"))?;
-        let mapping = Mapping::new(total)?;
+        let mapping = map(total)?;
         let free = RefCell::new((0..last).rev().collect());
         Ok(BufferPool {
             shared: Rc::new(Shared {
@@ -204,6 +220,14 @@ mod tests {
         out.pop();
         assert_eq!(pool.available(), 1);
         assert!(pool.take().is_some());
+    }
+
+    #[test]
+    fn reserved_huge_pages_are_used_or_the_error_says_how_to_get_them() {
+        match BufferPool::on_reserved_huge_pages(3, 1 << 20) {
+            Ok(pool) => pool.take().unwrap().fill(7),
+            Err(error) => assert!(error.to_string().contains("vm.nr_hugepages"), "{error}"),
+        }
     }
 
     #[test]

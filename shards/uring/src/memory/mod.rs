@@ -65,6 +65,16 @@ impl Mapping {
         Ok(Mapping { start, bytes })
     }
 
+    /// The same on 2 MiB pages from the pool that the host keeps for this (`vm.nr_hugepages`): they are there from the start and
+    /// are never split. Fails where the pool has not so many left, rather than at the first touch.
+    pub(crate) fn on_reserved_huge_pages(bytes: usize) -> io::Result<Mapping> {
+        let bytes = bytes
+            .checked_next_multiple_of(HUGE_PAGE)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "mapping size overflows"))?;
+        let start = map_with(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)?;
+        Ok(Mapping { start, bytes })
+    }
+
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
@@ -97,24 +107,34 @@ impl Drop for Mapping {
 
 // MAP_NORESERVE: the large tables are sized for the worst case and mostly stay untouched.
 fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    map_with(bytes, libc::MAP_NORESERVE)
+}
+
+fn map_with(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
     // SAFETY: a fresh anonymous mapping at an address the kernel chooses; no existing memory is affected.
     let start = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
             -1,
             0,
         )
     };
     if start == libc::MAP_FAILED {
         let error = io::Error::last_os_error();
+        let hint = if flags & libc::MAP_HUGETLB == 0 {
+            "is vm.overcommit_memory 2, or `ulimit -v` set?".to_owned()
+        } else {
+            let pages = bytes / HUGE_PAGE;
+            format!(
+                "are {pages} huge pages free? grep HugePages_Free /proc/meminfo; `sysctl -w vm.nr_hugepages=N` reserves them"
+            )
+        };
         return Err(io::Error::new(
             error.kind(),
-            format!(
-                "mapping {bytes} bytes: {error} (is vm.overcommit_memory 2, or `ulimit -v` set?)"
-            ),
+            format!("mapping {bytes} bytes: {error} ({hint})"),
         ));
     }
     Ok(NonNull::new(start.cast()).expect("mmap never returns null for a chosen address"))

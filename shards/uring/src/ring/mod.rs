@@ -10,6 +10,7 @@
 //! It does not know what the bytes mean, nor who waits for a completion.
 
 mod close;
+mod host;
 pub(crate) mod provided;
 mod registered;
 mod slots;

@@ -50,7 +50,6 @@ fn tcp_connections_are_echoed_through_multishot_accept_and_recv() {
             match completion {
                 Completion::Accepted { token, socket } => {
                     assert_eq!(token, ACCEPT);
-                    socket::tune_accepted(&socket).unwrap();
                     let socket = Rc::new(socket);
                     ring.recv(socket.clone(), FIRST_CONNECTION + connections.len() as u64)
                         .unwrap();
