@@ -1,5 +1,6 @@
 //! What an engine is asked for, what it says of itself at start, and why it may not start.
 
+use super::host::HostConfig;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ pub struct EngineConfig {
     pub space_amplification_percent: Option<u64>,
     /// Listen on a port per shard.
     pub shard_ports: bool,
+    /// What is asked of the host.
+    pub host: HostConfig,
 }
 
 /// Default of `space_amplification_percent`.
@@ -162,6 +165,8 @@ pub struct Banner {
     pub durability_class: String,
     /// What the kernel's ring offers.
     pub features: Features,
+    /// What the host grants, of what was asked of it.
+    pub host: Vec<String>,
     /// Data directory.
     pub data: PathBuf,
     /// Identity of the store.

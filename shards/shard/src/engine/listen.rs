@@ -18,18 +18,30 @@ pub(super) struct Ports {
     pub shard: Vec<u16>,
 }
 
+/// A port that every shard listens on.
+#[derive(Clone, Copy)]
+struct Shared {
+    /// Where the shard runs.
+    core: Option<usize>,
+}
+
 pub(super) type Listeners = Vec<Vec<(Door, OwnedFd)>>;
 
 pub(super) fn listen(
     config: &EngineConfig,
-    shards: usize,
+    pins: &[Option<core_affinity::CoreId>],
 ) -> Result<(Listeners, Ports), OpenError> {
-    let open = |port: u16, reuse_port: bool, flag: &'static str| {
+    let shards = pins.len();
+    let open = |port: u16, shared_by: Option<Shared>, flag: &'static str| {
         let address = SocketAddr::new(config.listen, port);
+        let core = shared_by.and_then(|shared| shared.core);
         let options = uring::socket::ListenOptions {
-            reuse_port,
+            reuse_port: shared_by.is_some(),
             backlog: 0,
             congestion: config.congestion.clone(),
+            user_timeout: config.host.tcp_user_timeout,
+            keepalive: config.host.tcp_keepalive,
+            incoming_cpu: core.filter(|_| config.host.incoming_cpu),
         };
         uring::socket::listen(address, &options).map_err(|source| {
             if uring::file::is_out_of_descriptors(&source) {
@@ -50,7 +62,7 @@ pub(super) fn listen(
         if port != 0 {
             let since = Instant::now();
             // The kernel takes the rings of a process that was killed apart behind its end, and their listeners with them.
-            while let Err(error) = open(port, false, flag) {
+            while let Err(error) = open(port, None, flag) {
                 if !error.is_address_in_use() || since.elapsed() >= PORT_PATIENCE {
                     return Err(error);
                 }
@@ -64,10 +76,13 @@ pub(super) fn listen(
         shard: Vec::new(),
     };
     let mut all = Vec::new();
-    for shard in 0..shards {
-        let (native, bound) = open(ports.native, true, "--port")?;
+    for (shard, pin) in pins.iter().enumerate() {
+        let shared = Some(Shared {
+            core: pin.map(|core| core.id),
+        });
+        let (native, bound) = open(ports.native, shared, "--port")?;
         ports.native = bound.port();
-        let (http, bound) = open(ports.http, true, "--http-port")?;
+        let (http, bound) = open(ports.http, shared, "--http-port")?;
         ports.http = bound.port();
         let mut listeners = vec![(Door::Native, native), (Door::Http, http)];
         if config.shard_ports {
@@ -77,7 +92,7 @@ pub(super) fn listen(
                     .checked_add(SHARD_PORT_OFFSET + shard as u16)
                     .unwrap_or(0),
             };
-            let (socket, bound) = open(own, false, "--port")?;
+            let (socket, bound) = open(own, None, "--port")?;
             ports.shard.push(bound.port());
             listeners.push((Door::NativeShard, socket));
         }

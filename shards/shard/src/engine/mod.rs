@@ -3,6 +3,7 @@
 //! Owns the threads and what they share. It knows files, ports and cores; it does not know requests.
 
 mod config;
+mod host;
 mod listen;
 mod thread;
 
@@ -17,6 +18,7 @@ use wire::{ShardRoute, Topology};
 pub use config::{
     Banner, EngineConfig, OpenError, SEGMENT_BYTES, SPACE_AMPLIFICATION_PERCENT, ShardBanner,
 };
+pub use host::HostConfig;
 pub use listen::SHARD_PORT_OFFSET;
 use listen::{Ports, listen, out_of_descriptors};
 use thread::{Seed, run};
@@ -46,6 +48,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     store: Store,
     banner: Banner,
+    /// Let go of when the engine ends.
+    _held: host::Held,
 }
 
 impl Engine {
@@ -86,13 +90,14 @@ impl Engine {
             segment_bytes: store.superblock.segment_bytes,
             cache_bytes: config.cache_bytes,
         })?;
-        let (listeners, ports) = listen(&config, shards)?;
+        let (listeners, ports) = listen(&config, &pins)?;
         let shared = Arc::new(shared(&config, &store, &ports));
         let stop = Arc::new(AtomicBool::new(false));
         let addresses: Addresses = (0..shards).map(|_| OnceLock::new()).collect();
         let mailboxes = mailbox::mesh(shards, MAIL_CAPACITY);
         let mut running = Vec::new();
-        let mut features = Features::default();
+        let held = config.host.hold();
+        let (mut features, mut granted) = (Features::default(), Vec::new());
         for (shard, (listeners, mailbox)) in listeners.into_iter().zip(mailboxes).enumerate() {
             let log = store.open_log(shard)?;
             let preparer = Preparer::spawn(log.directory.clone(), shard)
@@ -123,6 +128,7 @@ impl Engine {
             match told.recv() {
                 Ok(Ok(started)) => {
                     features = started.features;
+                    granted = started.host;
                     running.push(Running {
                         thread,
                         waker: started.waker,
@@ -155,6 +161,7 @@ impl Engine {
             commit_window: commit_window(&config, &profile),
             durability_class: profile.durability_class(),
             features,
+            host: held.lines.iter().cloned().chain(granted).collect(),
             data: config.data.clone(),
             store: store.store_uuid(),
         };
@@ -164,6 +171,7 @@ impl Engine {
             shared,
             store,
             banner,
+            _held: held,
         })
     }
 

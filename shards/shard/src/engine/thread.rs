@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use uring::{BufferPool, Features, Ring, RingConfig, Waker};
+use uring::{Features, Ring, RingConfig, Waker};
 
 use super::listen::out_of_descriptors;
 use super::{EngineConfig, OpenError, SPACE_AMPLIFICATION_PERCENT};
@@ -28,6 +28,8 @@ const CHECKPOINT_LOG_BYTES: u64 = 512 << 20;
 /// What a thread tells of itself once it is built.
 pub(super) struct Started {
     pub features: Features,
+    /// What the host grants this ring.
+    pub host: Vec<String>,
     pub waker: Waker,
 }
 
@@ -156,7 +158,10 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         recv_buffer_bytes: plan.recv_buffer_bytes,
         operations_max: ring_driver::operations_max(config.connections_max),
     })?;
-    let pool = BufferPool::new(plan.batch_buffers, plan.batch_bytes)
+    let mut host = config.host.on(&ring);
+    let pool = config
+        .host
+        .batch_buffers(plan.batch_buffers, plan.batch_bytes, &mut host)
         .map_err(|e| no_memory("batch buffers", e))?;
     if let Err(error) = ring.register_buffers(&pool) {
         tracing::warn!(
@@ -219,5 +224,13 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
     });
     let mut shard = assembled.map_err(|e| OpenError::Shard(e.to_string()))?;
     shard.core.outside.device_sync_seconds = profile.latency().p50_us / 1e6;
-    Ok((shard, files, Started { features, waker }))
+    Ok((
+        shard,
+        files,
+        Started {
+            features,
+            host,
+            waker,
+        },
+    ))
 }
