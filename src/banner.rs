@@ -53,6 +53,7 @@ pub fn render(banner: &Banner) -> String {
         )],
     );
     rows("missing", &banner.features.missing);
+    rows("host", &banner.host);
     out
 }
 
@@ -173,6 +174,7 @@ mod tests {
                 missing: vec!["NO_IOWAIT (Linux 6.15)".into()],
                 ..Features::default()
             },
+            host: vec!["memory is locked".into(), "CPUs wake up within 2 us".into()],
             data: "./data".into(),
             store: "0d7f".into(),
         }
@@ -196,6 +198,8 @@ mod tests {
   durability  volatile write cache, flushed by every ack
   ring        Linux 6.1: single issuer, defer taskrun
   missing     NO_IOWAIT (Linux 6.15)
+  host        memory is locked
+              CPUs wake up within 2 us
 ",
             env!("CARGO_PKG_VERSION")
         );

@@ -11,6 +11,7 @@ mod load;
 mod offline;
 mod remote;
 mod serve;
+mod supervisor;
 mod text;
 mod units;
 

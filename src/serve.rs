@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ArgMatches;
-use shard::engine::{Engine, EngineConfig, SEGMENT_BYTES};
+use shard::engine::{Engine, EngineConfig, HostConfig, SEGMENT_BYTES};
 use shard::plan::{Plan, PlanInput};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -17,6 +17,7 @@ use signal_hook::iterator::Signals;
 use crate::banner;
 use crate::config::{self, ServeConfig, ServeFlags};
 use crate::exit::{Failure, output, usage};
+use crate::supervisor;
 use crate::text::counted;
 
 /// How often a starting server looks whether its shards have recovered.
@@ -53,13 +54,14 @@ pub fn run(flags: ServeFlags, matches: &ArgMatches) -> Result<(), Failure> {
     let mut signals = listen_for_signals()?;
     let engine = Engine::open(engine_config(config))?;
     show(&banner::render(engine.banner()));
+    supervisor::recovering();
     if wait_until_settled(&engine, &mut signals) {
-        show(&banner::ready_line(
-            engine.banner(),
-            &engine.stopped_shards(),
-        ));
+        let line = banner::ready_line(engine.banner(), &engine.stopped_shards());
+        show(&line);
+        supervisor::ready(&line);
         signals.forever().next();
     }
+    supervisor::draining();
     tracing::info!("draining: no new connections, open requests are finished");
     engine
         .drain()
@@ -130,6 +132,17 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
             .space_amplification
             .map(|times| (times * 100.0).round() as u64),
         shard_ports: settings.shard_ports,
+        host: HostConfig {
+            incoming_cpu: settings.incoming_cpu,
+            napi_busy_poll_us: settings.napi_busy_poll_us,
+            io_workers: settings.io_workers,
+            io_worker_cores: settings.io_worker_cores.map_or(Vec::new(), |cores| cores.0),
+            huge_pages: settings.huge_pages,
+            lock_memory: settings.lock_memory,
+            cpu_dma_latency_us: settings.cpu_dma_latency_us,
+            tcp_user_timeout: Duration::from_secs(u64::from(settings.tcp_user_timeout_seconds)),
+            tcp_keepalive: Duration::from_secs(u64::from(settings.tcp_keepalive_seconds)),
+        },
     }
 }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod contract;
 mod damage;
 mod golden;
+mod host;
 mod http;
 mod idempotency;
 mod packages;

@@ -22,6 +22,7 @@ mod process;
 #[path = "../e2e/server.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 mod server;
+mod unit;
 
 /// A size from the environment.
 fn number_from(variable: &str, otherwise: u64) -> u64 {
