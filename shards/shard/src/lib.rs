@@ -36,7 +36,7 @@ mod partition;
 pub mod placement;
 pub mod plan;
 pub mod preparer;
-mod profile;
+pub mod profile;
 mod reads;
 mod records;
 pub mod recover;

@@ -375,6 +375,7 @@ fn one_of(
         segments_ahead: 2,
         closed_durable_lsn: 0,
         commit_window,
+        large_in_flight_max: crate::profile::LARGE_WRITES_IN_FLIGHT,
     };
     let parts = Parts {
         scrub_bytes_per_second: 1 << 30,

@@ -213,6 +213,7 @@ impl Host {
                 segment_bytes: self.config.segment_bytes,
                 segments_ahead: self.config.segments_ahead,
                 commit_window: self.config.commit_window,
+                large_in_flight_max: shard::profile::LARGE_WRITES_IN_FLIGHT,
                 closed_durable_lsn: self.superblock.closed_durable_lsns[number],
             };
             let parts = Parts {

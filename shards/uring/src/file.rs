@@ -21,13 +21,22 @@ const LOCK_RETRY: Duration = Duration::from_millis(10);
 ///
 /// Unsupported, naming the filesystem, where O_DIRECT is refused.
 pub fn open_direct(path: &Path, create: bool) -> io::Result<OwnedFd> {
+    open_with(path, create, libc::O_DIRECT)
+}
+
+/// [`open_direct`] with O_DSYNC: every write is durable when it ends, whatever it asks for itself.
+pub fn open_direct_dsync(path: &Path, create: bool) -> io::Result<OwnedFd> {
+    open_with(path, create, libc::O_DIRECT | libc::O_DSYNC)
+}
+
+fn open_with(path: &Path, create: bool, flags: libc::c_int) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options
         .read(true)
         .write(true)
         .create(create)
         .truncate(false)
-        .custom_flags(libc::O_DIRECT);
+        .custom_flags(flags);
     match options.open(path) {
         Ok(file) => Ok(file.into()),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {

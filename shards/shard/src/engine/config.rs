@@ -161,6 +161,8 @@ pub struct Banner {
     pub sync_p99_us: f64,
     /// Small batches are written so far apart under load.
     pub commit_window: Duration,
+    /// Large batches are on their way to the device at once, at most.
+    pub large_writes_in_flight: usize,
     /// What an ack survives on this device.
     pub durability_class: String,
     /// What the kernel's ring offers.

@@ -23,7 +23,6 @@ pub use listen::SHARD_PORT_OFFSET;
 use listen::{Ports, listen, out_of_descriptors};
 use thread::{Seed, run};
 
-use crate::commit_window::derived_window;
 use crate::core::{Bounds, Shared};
 use crate::mailbox;
 use crate::placement::Placement;
@@ -159,6 +158,7 @@ impl Engine {
             sync_p50_us: profile.latency().p50_us,
             sync_p99_us: profile.latency().p99_us,
             commit_window: commit_window(&config, &profile),
+            large_writes_in_flight: profile.large_writes_in_flight(),
             durability_class: profile.durability_class(),
             features,
             host: held.lines.iter().cloned().chain(granted).collect(),
@@ -255,7 +255,7 @@ fn pins(
 fn commit_window(config: &EngineConfig, profile: &Profile) -> Duration {
     match config.commit_window_us {
         Some(us) => Duration::from_micros(us.into()),
-        None => derived_window(profile.latency().p50_us),
+        None => profile.commit_window(),
     }
 }
 
@@ -273,6 +273,7 @@ fn recover_config(
         segments_ahead: config.segments_ahead.unwrap_or(2) as usize,
         closed_durable_lsn: log.durable_lsn,
         commit_window: commit_window(config, profile),
+        large_in_flight_max: profile.large_writes_in_flight(),
     }
 }
 

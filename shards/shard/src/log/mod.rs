@@ -19,6 +19,7 @@ use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES, LogIdentity};
 use crate::commit_window::CommitWindow;
 use crate::driver::{Driver, FileId, Now};
 use crate::fill_pace::LogRate;
+use crate::profile::LARGE_WRITES_IN_FLIGHT;
 use crate::token::Token;
 
 pub use segments::segment_header;
@@ -29,8 +30,6 @@ const SMALL_BATCH_BYTES: usize = 128 * 1024;
 const SMALL_BATCHES_IN_FLIGHT: usize = 2;
 /// A unit takes at most so many of the batch buffers: the rest may be on their way to the device.
 const UNIT_BUFFERS: (usize, usize) = (3, 4);
-/// Large batches are what moves bytes; devices want several (0.35 GB/s at depth 1, 1.2 at 8 for 64 KiB).
-pub(crate) const LARGE_BATCHES_IN_FLIGHT: usize = 8;
 
 /// Of a file that a crash left half made: it is made again from scratch, under its old name.
 pub const UNMADE: FileId = FileId(u32::MAX);
@@ -132,6 +131,7 @@ pub struct Log {
     /// Keys in the index, for the headers of the segments to come.
     keys_hint: u64,
     commit_window: CommitWindow,
+    large_in_flight_max: usize,
     /// Start of the turn, and when the open batch was opened.
     now_ns: u64,
     opened_ns: u64,
@@ -165,6 +165,8 @@ pub struct LogStart {
     pub segments_ahead: usize,
     /// Small batches are started so far apart under load.
     pub commit_window: Duration,
+    /// Large batches that are on their way to the device at once.
+    pub large_in_flight_max: usize,
 }
 
 impl Log {
@@ -212,6 +214,7 @@ impl Log {
             rate: LogRate::default(),
             keys_hint: 0,
             commit_window: CommitWindow::new(start.commit_window),
+            large_in_flight_max: start.large_in_flight_max,
         }
     }
 
@@ -280,6 +283,7 @@ impl Log {
             segment_bytes,
             segments_ahead: 0,
             commit_window: Duration::ZERO,
+            large_in_flight_max: LARGE_WRITES_IN_FLIGHT,
         };
         let mut log = Log::new(start, pool);
         log.failed = Some("the log is not recovered yet".into());
@@ -439,7 +443,7 @@ impl Log {
         }
         let filled = self.pool.bytes_each().saturating_sub(self.writer.room());
         if filled >= SMALL_BATCH_BYTES {
-            return (self.in_flight < LARGE_BATCHES_IN_FLIGHT).then_some(0);
+            return (self.in_flight < self.large_in_flight_max).then_some(0);
         }
         (self.in_flight < SMALL_BATCHES_IN_FLIGHT).then(|| self.commit_window.due_ns())
     }
@@ -452,7 +456,7 @@ impl Log {
         if self.open_batch_due_ns().is_some_and(|due| due <= now_ns) {
             self.freeze(true);
         }
-        while self.queued > 0 && self.in_flight < LARGE_BATCHES_IN_FLIGHT {
+        while self.queued > 0 && self.in_flight < self.large_in_flight_max {
             let at = self.window.len() - self.queued;
             let frozen = &mut self.window[at];
             self.commit_window.started(now_ns, frozen.records);

@@ -47,6 +47,8 @@ pub struct RecoverConfig {
     pub closed_durable_lsn: u64,
     /// Small batches are written so far apart under load.
     pub commit_window: std::time::Duration,
+    /// Large batches that are on their way to the device at once.
+    pub large_in_flight_max: usize,
 }
 
 /// What recovery did, for the log line and the metrics.
@@ -259,6 +261,7 @@ impl<D: Driver> Shard<D> {
                 segment_bytes: config.segment_bytes,
                 segments_ahead: config.segments_ahead,
                 commit_window: config.commit_window,
+                large_in_flight_max: config.large_in_flight_max,
             },
             pool,
         );

@@ -13,7 +13,7 @@ use super::{CLASS_FLUSH, RingDriver};
 use crate::driver::{Event, FileId};
 
 /// Contexts of the ring that only operations on files get: all that are ever in flight together.
-pub(super) const DISK_OPERATIONS: usize = crate::log::LARGE_BATCHES_IN_FLIGHT
+pub(super) const DISK_OPERATIONS: usize = crate::profile::LARGE_WRITES_IN_FLIGHT_MAX
     + crate::reads::READS_AT_ONCE
     // Of a checkpoint: pages, and a sync.
     + crate::checkpointer::PAGES_AT_ONCE
