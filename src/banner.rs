@@ -36,11 +36,12 @@ pub fn render(banner: &Banner) -> String {
     rows(
         "sync",
         &[format!(
-            "{}, measured {:.0} us (p99 {:.0} us) per durable 4 KiB write; commit window {} us",
+            "{}, measured {:.0} us (p99 {:.0} us) per durable 4 KiB write; commit window {} us, {} large writes in flight",
             banner.sync_method,
             banner.sync_p50_us,
             banner.sync_p99_us,
-            banner.commit_window.as_micros()
+            banner.commit_window.as_micros(),
+            banner.large_writes_in_flight
         )],
     );
     rows("durability", std::slice::from_ref(&banner.durability_class));
@@ -166,6 +167,7 @@ mod tests {
             sync_p50_us: 147.2,
             sync_p99_us: 309.8,
             commit_window: std::time::Duration::from_micros(441),
+            large_writes_in_flight: 8,
             durability_class: "volatile write cache, flushed by every ack".into(),
             features: Features {
                 kernel: "6.1".into(),
@@ -194,7 +196,7 @@ mod tests {
               total             1.0 GiB
   native      127.0.0.1:7600, shard i on 17601 + i
   http        127.0.0.1:7500
-  sync        O_DSYNC write, measured 147 us (p99 310 us) per durable 4 KiB write; commit window 441 us
+  sync        O_DSYNC write, measured 147 us (p99 310 us) per durable 4 KiB write; commit window 441 us, 8 large writes in flight
   durability  volatile write cache, flushed by every ack
   ring        Linux 6.1: single issuer, defer taskrun
   missing     NO_IOWAIT (Linux 6.15)

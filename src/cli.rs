@@ -9,6 +9,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 
 use crate::config::ServeFlags;
 use crate::exit::Failure;
+use crate::probe::ProbeFlags;
 
 /// Durable ingest engine for one machine: a shard per core, an ack means stable storage.
 #[derive(Debug, Parser)]
@@ -47,6 +48,16 @@ pub enum Command {
     Verify(VerifyFlags),
     /// Cut damaged logs behind their last good batch, only when asked to (offline)
     Repair(RepairFlags),
+    /// Look at the host, tune it, and undo that
+    #[command(subcommand)]
+    Tune(TuneCommand),
+}
+
+/// What to do about the host.
+#[derive(Debug, Subcommand)]
+pub enum TuneCommand {
+    /// Measure the device under a data directory for some seconds; `serve` goes by the result
+    Probe(ProbeFlags),
 }
 
 /// Where a client command connects.

@@ -9,6 +9,7 @@ mod config;
 mod exit;
 mod load;
 mod offline;
+mod probe;
 mod remote;
 mod serve;
 mod supervisor;
@@ -34,5 +35,6 @@ fn run() -> Result<(), exit::Failure> {
         cli::Command::Inspect(flags) => offline::inspect::run(&flags),
         cli::Command::Verify(flags) => offline::verify::run(&flags),
         cli::Command::Repair(flags) => offline::repair::run(&flags),
+        cli::Command::Tune(cli::TuneCommand::Probe(flags)) => probe::run(&flags),
     }
 }

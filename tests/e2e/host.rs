@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use crate::server::{SMALL, Server, directory, eventually};
+use crate::server::{SMALL, Server, directory, eventually, pinion, run};
 
 /// Everything that can be asked for.
 const WISHES: [&str; 13] = [
@@ -61,6 +61,50 @@ fn every_wish_is_granted_or_named_and_the_server_serves() {
         assert!(kib > 1024, "{kib} KiB locked");
     }
     server.stop();
+}
+
+#[test]
+fn a_probe_measures_the_device_and_the_next_start_goes_by_it() {
+    let data = directory();
+    let path = data.path().to_str().expect("UTF-8");
+    let plot = data.path().with_extension("svg");
+    let plot_path = plot.to_str().expect("UTF-8");
+    let probe = ["tune", "probe", "--data", path, "--plot", plot_path];
+    let (out, _) = run(pinion(&probe).args(["--seconds", "2", "--json"]), 0);
+    let found: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
+    let measured = &found["measured"];
+    let writes = measured["writes"].as_array().expect("a list");
+    assert_eq!(writes.len(), 3 * 5 * 5);
+    assert_eq!(measured["reads_4k"].as_array().map(Vec::len), Some(6));
+    for cell in writes {
+        assert!(cell["operations"].as_u64() > Some(0), "{cell}");
+        assert!(cell["p50_us"].as_f64() > Some(0.0), "{cell}");
+    }
+    let picture = std::fs::read_to_string(&plot).expect("a plot");
+    assert!(picture.contains("<svg") && picture.contains("RWF_DSYNC"));
+    let left: Vec<_> = std::fs::read_dir(data.path())
+        .expect("the directory")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["device.toml"], "scratch files are left behind");
+    let depth = found["profile"]["large_writes_in_flight"]
+        .as_u64()
+        .expect("a number");
+    let goes_by = |depth: u64| {
+        let server = Server::start(data.path(), 1);
+        let wanted = format!(", {depth} large writes in flight");
+        assert!(server.banner().contains(&wanted), "{}", server.banner());
+        server.stop();
+    };
+    goes_by(depth);
+    // It is the file that decides.
+    let file = data.path().join("device.toml");
+    let text = std::fs::read_to_string(&file).expect("the profile");
+    let line = |depth| format!("large_writes_in_flight = {depth}");
+    std::fs::write(&file, text.replace(&line(depth), &line(5))).expect("ours");
+    goes_by(5);
+    let (_, complaint) = run(pinion(&probe).args(["--seconds", "1"]), 2);
+    assert!(complaint.contains("type 2 to 10"), "{complaint}");
 }
 
 #[test]
