@@ -65,7 +65,8 @@ fn write(directory: &Path, name: &str, text: &str) -> String {
 #[test]
 fn bad_usage_exits_with_2() {
     refused(&[], "Usage: pinion <COMMAND>");
-    refused(&["tune"], "unrecognized subcommand 'tune'");
+    refused(&["tue"], "unrecognized subcommand 'tue'");
+    refused(&["tune"], "Usage: pinion tune <COMMAND>");
     refused(&["serve", "--no-such-flag"], "--no-such-flag");
     refused(
         &["serve", "--port", "70000"],
