@@ -13,7 +13,7 @@ import subprocess
 
 from figures import HTTP, NATIVE, REPO, Bench, Server, common_flags, host_prepared, percentile, sh, write_down, wrk
 
-OTHER_PORTS = (NATIVE + 10, HTTP + 10)
+OTHER_PORTS = (NATIVE + 20, HTTP + 20)
 PRELOAD = ("--workload", "get", "--keys", 10_000)
 
 

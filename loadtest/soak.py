@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -29,7 +30,6 @@ import urllib.request
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-NATIVE, HTTP = 7710, 7711
 STREAM = "loadtest"
 # May not grow. The second quarter of the run is held against the last: the first fills the store.
 FLAT = ("resident_mb", "descriptors", "threads", "segments", "disk_mb")
@@ -38,16 +38,18 @@ COLUMNS = ["minute", "round", "end", "records", "verified", "resident_mb", "desc
 
 
 class Server:
-    latest = None
+    latest = native = http = None
 
     def __init__(self, args, binaries, data, log):
-        command = [binaries / "pinion", "serve", "--data", data, "--port", NATIVE, "--http-port", HTTP, "--shards", args.shards,
+        # Free ports: another load generator that takes a port for its own server's must not write into this one.
+        command = [binaries / "pinion", "serve", "--data", data, "--port", 0, "--http-port", 0, "--shards", args.shards,
                    "--segment-bytes", "8MiB", "--memory", "2GiB", "--checkpoint-log-bytes", "64MiB", *args.serve]
         self.started = time.monotonic()
         self.process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=log, text=True)
         Server.latest = self
         for line in self.process.stdout:
-            if "is serving" in line:
+            if serving := re.search(r"is serving native (\S+) and http (\S+) on", line):
+                Server.native, Server.http = serving.groups()
                 break
         else:
             raise SystemExit(f"the server did not start: exit {self.process.wait()}, see {log.name}")
@@ -74,14 +76,14 @@ class Server:
 
 
 def get(path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{HTTP}{path}") as answer:
+    with urllib.request.urlopen(f"http://{Server.http}{path}") as answer:
         return answer.headers.get("ETag"), answer.read()
 
 
 def keep_few_versions():
     """The policy that lets space come back. NDJSON acks say no versions, so the write that was acked last may be some versions
     behind the newest of its key: with a depth of 1 it is rightly gone, and --verify would call it lost."""
-    request = urllib.request.Request(f"http://127.0.0.1:{HTTP}/v1/streams/{STREAM}", data=b'{"history_depth": 8}', method="PUT",
+    request = urllib.request.Request(f"http://{Server.http}/v1/streams/{STREAM}", data=b'{"history_depth": 8}', method="PUT",
                                      headers={"Content-Type": "application/json"})
     urllib.request.urlopen(request).read()
 
@@ -109,14 +111,14 @@ def grown(rows):
 def until_ready():
     while True:
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{HTTP}/readyz").read()
+            return urllib.request.urlopen(f"http://{Server.http}/readyz").read()
         except urllib.error.HTTPError:
             time.sleep(0.05)
 
 
 def load(binaries, args, seed, protocol, *flags):
-    port = NATIVE if protocol == "native" else HTTP
-    command = [binaries / "loadtest", "--to", f"127.0.0.1:{port}", "--protocol", protocol, "--json", "--verify", "--keys", args.keys,
+    to = Server.native if protocol == "native" else Server.http
+    command = [binaries / "loadtest", "--to", to, "--protocol", protocol, "--json", "--verify", "--keys", args.keys,
                "--seed", seed, "--seconds", args.round_seconds, "--warmup-seconds", 0, *flags]
     run = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if run.returncode != 0 or not run.stdout.startswith("{"):
