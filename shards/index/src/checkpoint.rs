@@ -74,6 +74,8 @@ pub enum Section {
     Producers = 3,
     /// Idempotency-Key answers.
     IdempotencyKeys = 4,
+    /// What an earlier set of logs left: answers and version numbers.
+    Carried = 5,
 }
 
 impl Section {
@@ -83,6 +85,7 @@ impl Section {
             Section::Streams,
             Section::Producers,
             Section::IdempotencyKeys,
+            Section::Carried,
         ]
         .into_iter()
         .find(|section| *section as u8 == byte)

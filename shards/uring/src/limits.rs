@@ -69,6 +69,20 @@ pub fn filesystem_in_memory(path: &std::path::Path) -> io::Result<Option<&'stati
     })
 }
 
+/// Bytes that a process without privileges may still write to the filesystem of `path`.
+pub fn free_bytes(path: &std::path::Path) -> io::Result<u64> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut about = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` ends with a zero byte, and `about` is room for what the library writes.
+    if unsafe { libc::statvfs(path.as_ptr(), about.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it is filled.
+    let about = unsafe { about.assume_init() };
+    Ok(about.f_bavail.saturating_mul(about.f_frsize))
+}
+
 /// Whether CAP_IPC_LOCK (or root) lifts the memlock limit.
 pub fn may_lock_freely() -> bool {
     const CAP_IPC_LOCK: u32 = 14;

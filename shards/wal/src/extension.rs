@@ -7,6 +7,8 @@
 pub const CONTENT_TYPE: u16 = 1;
 /// lsn it was copied from (u64), lsn of its first place (u64), lsn that the next version's link names (u64), see [`Relocated`]
 pub const RELOCATED: u16 = 23;
+/// On a note: its payload is a part of what an earlier set of logs left to this one. No content.
+pub const CARRIED: u16 = 24;
 /// producer id (16), sequence (u64), records of the request in this log (u32): on the first record of a request's part in this log
 pub const PRODUCER: u16 = 2;
 /// digest of the Idempotency-Key scope (16), request fingerprint (u64), records in this log (u32)

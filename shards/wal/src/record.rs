@@ -21,7 +21,7 @@ pub enum Kind {
     Tombstone = 2,
     /// key = stream name, payload = policy (JSON); `stream` is the id it defines
     StreamDefinition = 3,
-    /// no key; carries only extensions (e.g. the answer of a request that appended nothing)
+    /// no key; what it says is told by its extensions (24: the payload is a part of what earlier logs left)
     Note = 4,
 }
 

@@ -10,8 +10,12 @@ const WHAT: &str = "superblock";
 const MAGIC: [u8; 8] = *b"pinSUPER";
 /// Version of the superblock's layout.
 pub const VERSION: u32 = 1;
-/// Features of the low half must be known to whoever opens the directory; none exist yet.
+/// Features of the low half must be known to whoever opens the directory.
 const FEATURES_REQUIRED: u64 = 0xffff_ffff;
+/// The logs hold retry windows and version numbers that an earlier set of logs left (extension 24): a binary that skips
+/// those notes would store a repeat twice.
+pub const FEATURE_CARRIED: u64 = 1;
+const FEATURES_KNOWN: u64 = FEATURE_CARRIED;
 /// Slots of the key space.
 const SLOTS: u16 = 16384;
 
@@ -210,7 +214,7 @@ impl Superblock {
     }
 
     fn check(&self) -> Result<(), FormatError> {
-        let unknown = self.features & FEATURES_REQUIRED;
+        let unknown = self.features & FEATURES_REQUIRED & !FEATURES_KNOWN;
         if unknown != 0 {
             return Err(malformed(format!(
                 "features {unknown:#x} need a newer binary"
