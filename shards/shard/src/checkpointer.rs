@@ -15,7 +15,7 @@ use uring::Buffer;
 use wal::LogIdentity;
 use wal::chain::ChainPoint;
 
-use crate::dedup::ProducersCursor;
+use crate::dedup::{CarriedCursor, ProducersCursor};
 use crate::driver::{Driver, FileId, LogFiles};
 use crate::partition::{Partition, SpaceCounts};
 use crate::token::Token;
@@ -31,6 +31,7 @@ enum Stage {
     Streams(u32),
     Producers(ProducersCursor),
     Keys(u64),
+    Carried(CarriedCursor),
     /// All pages are written: wait until `max_lsn` is durable, then sync them.
     Settle,
     SyncPages,
@@ -218,7 +219,11 @@ impl Checkpointer {
         // A page that is left out would be keys that are lost: without memory for it there is no checkpoint.
         if matches!(
             self.stage,
-            Stage::Entries(_) | Stage::Streams(_) | Stage::Producers(_) | Stage::Keys(_)
+            Stage::Entries(_)
+                | Stage::Streams(_)
+                | Stage::Producers(_)
+                | Stage::Keys(_)
+                | Stage::Carried(_)
         ) && self.free.is_empty()
         {
             match Buffer::new(PAGE_BYTES) {
@@ -264,7 +269,21 @@ impl Checkpointer {
                         page,
                     );
                 });
-                self.stage = next.map_or(Stage::Settle, Stage::Keys);
+                self.stage = next.map_or(Stage::Carried(CarriedCursor::default()), Stage::Keys);
+            }
+            Stage::Carried(cursor) => {
+                let mut next = None;
+                // A store whose shards were never changed has no such section.
+                if !partition.carried.is_empty() {
+                    self.chunk.clear();
+                    next = partition
+                        .carried
+                        .export(cursor, SECTION_BYTES_MAX, &mut self.chunk);
+                    self.page(driver, file, |sequence, number, chunk, _, page| {
+                        encode_bytes(&identity, sequence, number, Section::Carried, chunk, page)
+                    });
+                }
+                self.stage = next.map_or(Stage::Settle, Stage::Carried);
                 if next.is_none() {
                     self.max_lsn = partition.log.next_lsn() - 1;
                 }

@@ -43,6 +43,8 @@ pub enum Ask<B> {
         once: Once,
         want_versions: bool,
         tombstone_needs_live: bool,
+        /// See `Unit::repeat_only`.
+        repeat_only: bool,
     },
     Get {
         stream: B,
@@ -168,6 +170,7 @@ impl<B> Ask<B> {
                 once,
                 want_versions,
                 tombstone_needs_live,
+                repeat_only,
             } => Ask::Append {
                 stream: f(stream),
                 records: f(records),
@@ -176,6 +179,7 @@ impl<B> Ask<B> {
                 once: *once,
                 want_versions: *want_versions,
                 tombstone_needs_live: *tombstone_needs_live,
+                repeat_only: *repeat_only,
             },
             Ask::Get { stream, key } => Ask::Get {
                 stream: f(stream),

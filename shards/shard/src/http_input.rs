@@ -425,6 +425,7 @@ impl<S> Core<S> {
                 once: posted.once,
                 want_versions: true,
                 tombstone_needs_live,
+                repeat_only: false,
             };
             let asker = Asker::on(conn, voice);
             let work = AppendWork::new(
@@ -447,6 +448,7 @@ impl<S> Core<S> {
             count: posted.count,
             once: posted.once,
             tombstone_needs_live,
+            repeat_only: false,
             digest: None,
         };
         let mut versions = std::mem::take(&mut self.versions);
@@ -566,6 +568,7 @@ impl<S> Core<S> {
             once,
             want_versions: false,
             tombstone_needs_live: false,
+            repeat_only: false,
         };
         self.append_split(
             conn,

@@ -42,6 +42,7 @@ mod records;
 pub mod recover;
 mod render;
 mod replay;
+pub mod reshard;
 mod ring_driver;
 mod scans;
 mod scrubber;
@@ -61,3 +62,4 @@ mod turn_tests;
 mod worth;
 
 pub use partition::IndexMemory;
+pub use store::{Progress, Reshard, Settled, log_directory, segment_path};

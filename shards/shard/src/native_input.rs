@@ -343,12 +343,12 @@ impl<S> Core<S> {
                 fingerprint: crate::dedup::fingerprint(append.body()),
             },
         };
-        let owner = match self.single_owner(append.body(), append.records) {
-            Some(owner) => owner,
+        let (owner, repeat_only) = match self.single_owner(append.body(), append.records) {
+            Some(owner) => (owner, false),
+            // It may be a repeat from before the shards were changed: then the owner of its first record knows it.
             None if once != Once::No => {
-                let message = "a frame with a producer sequence must keep to one shard: split it by slot (see the topology), each shard has its own sequence";
-                self.native_refuse(conn, id, opcode::APPEND, &refuse(Code::Malformed, message));
-                return Ok(());
+                let first = append.iter().next();
+                (first.map_or(self.id, |r| self.owner_of(r.key)), true)
             }
             None => return self.native_append_split(conn, id, append),
         };
@@ -361,6 +361,7 @@ impl<S> Core<S> {
                 once,
                 want_versions: append.want_versions,
                 tombstone_needs_live: false,
+                repeat_only,
             };
             let asker = self.asker(
                 conn,
@@ -389,6 +390,7 @@ impl<S> Core<S> {
             count: append.records,
             once,
             tombstone_needs_live: false,
+            repeat_only,
             digest,
         };
         let mut versions = std::mem::take(&mut self.versions);
@@ -475,6 +477,7 @@ impl<S> Core<S> {
             once: Once::No,
             want_versions: append.want_versions,
             tombstone_needs_live: false,
+            repeat_only: false,
         };
         self.append_split(
             conn,

@@ -42,6 +42,7 @@ impl<S> Core<S> {
                 once,
                 want_versions,
                 tombstone_needs_live,
+                repeat_only,
             } => {
                 let unit = Unit {
                     stream,
@@ -49,6 +50,7 @@ impl<S> Core<S> {
                     count: *count,
                     once: *once,
                     tombstone_needs_live: *tombstone_needs_live,
+                    repeat_only: *repeat_only,
                     digest: None,
                 };
                 let mut versions = std::mem::take(&mut self.versions);

@@ -13,8 +13,9 @@ use wire::{Code, Condition, ContentType, Durability, Policy, Refusal};
 
 use crate::cache::ReadCache;
 use crate::dedup::{
-    Answer, IdempotencyExtension, IdempotencyKeys, KeyCheck, KeyLimits, ProducerCheck,
-    ProducerExtension, ProducerLimits, Producers,
+    Answer, Carried, CarriedKey, CarriedSequence, ChunkError, IdempotencyExtension,
+    IdempotencyKeys, KeyCheck, KeyLimits, ProducerCheck, ProducerExtension, ProducerLimits,
+    Producers,
 };
 use crate::log::{Blocked, Log};
 use crate::streams::Streams;
@@ -79,6 +80,8 @@ pub struct Unit<'a> {
     pub once: Once,
     /// Refuse tombstones of keys without a live record (HTTP DELETE answers 404).
     pub tombstone_needs_live: bool,
+    /// The records belong to several shards: this one may only know that they were stored before, when one had them all.
+    pub repeat_only: bool,
     /// Digest of the key of a unit of one record, where a look ahead has computed it and asked for its lines.
     pub digest: Option<Digest>,
 }
@@ -133,6 +136,8 @@ pub struct Partition {
     pub streams: Streams,
     pub producers: Producers,
     pub keys: IdempotencyKeys,
+    /// What earlier logs left; empty unless the number of shards was changed.
+    pub carried: Carried,
     pub cache: ReadCache<CacheMemory>,
     limits: Limits,
     /// Digests of the unit at hand.
@@ -179,6 +184,7 @@ impl Partition {
             streams: Streams::new(limits.streams_max),
             producers: Producers::new(limits.producers),
             keys: IdempotencyKeys::new(limits.keys),
+            carried: Carried::default(),
             cache,
             limits,
             scratch: Vec::new(),
@@ -198,6 +204,20 @@ impl Partition {
         self.streams = Streams::new(self.limits.streams_max);
         self.producers = Producers::new(self.limits.producers);
         self.keys = IdempotencyKeys::new(self.limits.keys);
+        self.carried = Carried::default();
+    }
+
+    /// Take in a note of what earlier logs left.
+    pub fn carry(&mut self, chunk: &[u8], lsn: u64) -> Result<(), ChunkError> {
+        let Partition {
+            carried, streams, ..
+        } = self;
+        carried.import(chunk, &mut |stream, records, payload_bytes| {
+            // A log defines its streams before anything is said of them; one that does not is not worth stopping for.
+            if streams.get(stream).is_some() {
+                streams.count(stream, records, payload_bytes, 0, lsn);
+            }
+        })
     }
 
     /// Append a unit. `versions` gets one version per record (cleared first).
@@ -208,8 +228,12 @@ impl Partition {
     ) -> Result<Appended, NotAppended> {
         versions.clear();
         let log_time_us = self.log.log_time_us();
-        if let Some(repeat) = self.repeated(&unit.once, log_time_us, versions)? {
+        if let Some(repeat) = self.repeated(unit, log_time_us, versions)? {
             return Ok(repeat);
+        }
+        if unit.repeat_only {
+            let message = "a frame with a producer sequence must keep to one shard: split it by slot (see the topology), each shard has its own sequence";
+            return Err(NotAppended::Refused(refuse(Code::Malformed, message)));
         }
         let known = self.streams.lookup(unit.stream);
         let stream = known.unwrap_or_else(|| self.streams.next_id());
@@ -308,7 +332,14 @@ impl Partition {
                     wal::record::content_type::OTHER
                 }
             };
-            let version = before.map_or(1, |e| e.version.saturating_add(1));
+            let version = match before {
+                Some(entry) => entry.version.saturating_add(1),
+                None if self.carried.has_versions() => {
+                    let last = self.carried.last_version(&self.digests, stream, record.key);
+                    last.saturating_add(1)
+                }
+                None => 1,
+            };
             let previous = before.map_or(Link::default(), |e| Link {
                 lsn: e.lsn,
                 location: e.location,
@@ -428,7 +459,7 @@ impl Partition {
     /// The first answer, if this unit was seen before.
     fn repeated(
         &mut self,
-        once: &Once,
+        unit: &Unit<'_>,
         log_time_us: u64,
         versions: &mut Vec<u32>,
     ) -> Result<Option<Appended>, NotAppended> {
@@ -438,7 +469,10 @@ impl Partition {
                 "this idempotency key or producer sequence was used before with a different request: take a new one",
             ))
         };
-        let answer: &Answer = match *once {
+        if let Some(repeat) = self.repeated_from_before(unit, log_time_us, versions)? {
+            return Ok(Some(repeat));
+        }
+        let answer: &Answer = match unit.once {
             Once::No => return Ok(None),
             Once::Producer {
                 id,
@@ -481,6 +515,85 @@ impl Partition {
             first_lsn: answer.first_lsn,
             last_lsn: answer.first_lsn + u64::from(answer.records) - 1,
             records: answer.records,
+            repeated: true,
+        }))
+    }
+
+    /// The first answer, if an earlier log gave it. Its lsn is that of the first record, where that still is; 0 where it is not.
+    fn repeated_from_before(
+        &self,
+        unit: &Unit<'_>,
+        log_time_us: u64,
+        versions: &mut Vec<u32>,
+    ) -> Result<Option<Appended>, NotAppended> {
+        if self.carried.is_empty() {
+            return Ok(None);
+        }
+        let refused = |code, message: String| Err(NotAppended::Refused(refuse(code, message)));
+        let answer = match unit.once {
+            Once::No => return Ok(None),
+            Once::Producer {
+                id,
+                sequence,
+                fingerprint,
+            } => match self
+                .carried
+                .check_sequence(id, sequence, fingerprint, log_time_us)
+            {
+                CarriedSequence::Unknown => return Ok(None),
+                CarriedSequence::Repeat(answer) => answer,
+                CarriedSequence::Mismatch => {
+                    return refused(
+                        Code::IdempotencyMismatch,
+                        "this producer sequence was used before with a different request: take a new one".into(),
+                    );
+                }
+                CarriedSequence::Below(floor) => {
+                    return refused(
+                        Code::SequenceOutOfOrder,
+                        format!(
+                            "producer sequence {sequence} is not one of those remembered from before the shards were changed: go on above {floor}, the largest one then"
+                        ),
+                    );
+                }
+            },
+            Once::Key {
+                digest,
+                fingerprint,
+            } => {
+                if self.keys.check(digest, fingerprint, log_time_us) != KeyCheck::New {
+                    return Ok(None);
+                }
+                let slots = unit.records.clone().map(|r| wire::slot::slot_of(r.key));
+                match self
+                    .carried
+                    .check_key(digest, fingerprint, log_time_us, slots)
+                {
+                    CarriedKey::Unknown => return Ok(None),
+                    CarriedKey::Repeat(answer) => answer,
+                    CarriedKey::Mismatch => {
+                        return refused(
+                            Code::IdempotencyMismatch,
+                            "this idempotency key was used before with a different request: take a new one".into(),
+                        );
+                    }
+                    CarriedKey::InPart => {
+                        return refused(
+                            Code::IdempotencyMismatch,
+                            "a part of this request was stored before the shards were changed, and it was never acknowledged: read its keys, then send what is missing under a new idempotency key".into(),
+                        );
+                    }
+                }
+            }
+        };
+        if answer.versions.len() == unit.count as usize {
+            versions.extend_from_slice(&answer.versions);
+        }
+        Ok(Some(Appended {
+            first_lsn: answer.first_lsn,
+            // Everything that was carried is durable.
+            last_lsn: answer.first_lsn,
+            records: unit.count,
             repeated: true,
         }))
     }

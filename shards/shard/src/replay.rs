@@ -9,7 +9,7 @@ use wal::record::{Kind, RecordView};
 use wal::{Location, extension};
 use wire::Policy;
 
-use crate::dedup::{Answer, IdempotencyExtension, ProducerExtension};
+use crate::dedup::{Answer, IdempotencyExtension, IdempotencyKeys, ProducerExtension, Producers};
 use crate::partition::Partition;
 
 const GROUP: usize = 128;
@@ -37,11 +37,17 @@ struct Gathering {
     log_time_us: u64,
 }
 
+/// Requests whose records are being read back, into the windows of answers.
+#[derive(Default)]
+pub(crate) struct Requests {
+    gathering: Option<Gathering>,
+}
+
 /// Replays records into a partition.
 #[derive(Default)]
 pub struct Replay {
     updates: Vec<Update>,
-    gathering: Option<Gathering>,
+    requests: Requests,
     pub records: u64,
     pub bytes: u64,
 }
@@ -88,7 +94,19 @@ impl Replay {
                     })?;
                 return Ok(());
             }
-            Kind::Note => {}
+            Kind::Note => {
+                if extension::find(record.extensions, extension::CARRIED).is_some() {
+                    // What it counts is counted up to its lsn: the records before it come first.
+                    self.apply(partition)?;
+                    partition.carry(record.payload, record.lsn).map_err(|e| {
+                        ReplayError::Record {
+                            lsn: record.lsn,
+                            why: e.to_string(),
+                        }
+                    })?;
+                    return Ok(());
+                }
+            }
             Kind::Put | Kind::Tombstone => {
                 let digest = match relocated {
                     Some(Relocated { link: 1.., .. }) => partition
@@ -120,16 +138,8 @@ impl Replay {
             // No request's record: its answer was remembered when it was written first.
             return Ok(());
         }
-        if !record.extensions.is_empty() {
-            self.once(record);
-        }
-        if let Some(gathering) = &mut self.gathering {
-            gathering.versions.push(record.version);
-            gathering.left -= 1;
-            if gathering.left == 0 {
-                self.end_request(partition);
-            }
-        }
+        self.requests
+            .record(record, &mut partition.producers, &mut partition.keys);
         if self.updates.len() >= GROUP {
             self.apply(partition)?;
         }
@@ -139,55 +149,6 @@ impl Replay {
     /// Apply what is still collected.
     pub fn finish(&mut self, partition: &mut Partition) -> Result<(), ReplayError> {
         self.apply(partition)
-    }
-
-    fn once(&mut self, record: &RecordView<'_>) {
-        for (kind, bytes) in extension::iter(record.extensions) {
-            let (once, left) = match kind {
-                extension::PRODUCER => match ProducerExtension::decode(bytes) {
-                    Some(p) => (Once::Producer(p), p.records),
-                    None => continue,
-                },
-                extension::IDEMPOTENCY => match IdempotencyExtension::decode(bytes) {
-                    Some(k) => (Once::Key(k), k.records),
-                    None => continue,
-                },
-                _ => continue,
-            };
-            self.gathering = Some(Gathering {
-                once,
-                first_lsn: record.lsn,
-                left: left.max(1),
-                versions: Vec::with_capacity(left as usize),
-                log_time_us: record.timestamp_us,
-            });
-        }
-    }
-
-    fn end_request(&mut self, partition: &mut Partition) {
-        let Some(g) = self.gathering.take() else {
-            return;
-        };
-        let records = g.versions.len() as u32;
-        let answer = Answer {
-            first_lsn: g.first_lsn,
-            records,
-            versions: g.versions.as_slice().into(),
-        };
-        match g.once {
-            Once::Producer(p) => {
-                partition
-                    .producers
-                    .record(p.id, p.sequence, p.fingerprint, answer, g.log_time_us)
-            }
-            Once::Key(k) => partition.keys.record(
-                k.digest,
-                k.fingerprint,
-                answer,
-                g.log_time_us,
-                k.window_seconds,
-            ),
-        }
     }
 
     fn apply(&mut self, partition: &mut Partition) -> Result<(), ReplayError> {
@@ -227,5 +188,73 @@ impl Replay {
             }
         }
         Ok(())
+    }
+}
+
+impl Requests {
+    /// Take a put or a tombstone that lies where it was written first.
+    pub(crate) fn record(
+        &mut self,
+        record: &RecordView<'_>,
+        producers: &mut Producers,
+        keys: &mut IdempotencyKeys,
+    ) {
+        if !record.extensions.is_empty() {
+            self.once(record);
+        }
+        if let Some(gathering) = &mut self.gathering {
+            gathering.versions.push(record.version);
+            gathering.left -= 1;
+            if gathering.left == 0 {
+                self.end_request(producers, keys);
+            }
+        }
+    }
+
+    fn once(&mut self, record: &RecordView<'_>) {
+        for (kind, bytes) in extension::iter(record.extensions) {
+            let (once, left) = match kind {
+                extension::PRODUCER => match ProducerExtension::decode(bytes) {
+                    Some(p) => (Once::Producer(p), p.records),
+                    None => continue,
+                },
+                extension::IDEMPOTENCY => match IdempotencyExtension::decode(bytes) {
+                    Some(k) => (Once::Key(k), k.records),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            self.gathering = Some(Gathering {
+                once,
+                first_lsn: record.lsn,
+                left: left.max(1),
+                versions: Vec::with_capacity(left as usize),
+                log_time_us: record.timestamp_us,
+            });
+        }
+    }
+
+    fn end_request(&mut self, producers: &mut Producers, keys: &mut IdempotencyKeys) {
+        let Some(g) = self.gathering.take() else {
+            return;
+        };
+        let records = g.versions.len() as u32;
+        let answer = Answer {
+            first_lsn: g.first_lsn,
+            records,
+            versions: g.versions.as_slice().into(),
+        };
+        match g.once {
+            Once::Producer(p) => {
+                producers.record(p.id, p.sequence, p.fingerprint, answer, g.log_time_us)
+            }
+            Once::Key(k) => keys.record(
+                k.digest,
+                k.fingerprint,
+                answer,
+                g.log_time_us,
+                k.window_seconds,
+            ),
+        }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) enum Kind {
     Producers = 1,
     IdempotencyKeys = 2,
     Streams = 3,
+    Carried = 4,
 }
 
 const VERSION: u16 = 1;

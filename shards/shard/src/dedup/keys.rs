@@ -154,6 +154,24 @@ impl IdempotencyKeys {
         }
     }
 
+    /// Every key that counts: digest, fingerprint, when it stops to count, answer.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u128, u64, u64, &Answer)> {
+        (self.first..self.next)
+            .map(|number| self.position(number))
+            .filter_map(|at| {
+                let entry = &self.ring[at as usize];
+                let counts = self
+                    .lookup(entry.digest)
+                    .is_ok_and(|place| self.table[place] == at);
+                counts.then_some((
+                    entry.digest,
+                    entry.fingerprint,
+                    entry.expires_us,
+                    &entry.answer,
+                ))
+            })
+    }
+
     /// Keys that count (those out of their window but not yet dropped included).
     pub fn len(&self) -> usize {
         self.live

@@ -12,17 +12,24 @@
 //! - An answer may be asked for before its records are durable. These structures answer at once and name the
 //!   [`last_lsn`](Answer::last_lsn): the caller holds the reply until that is durable.
 //!
+//! Beside them stands [`Carried`]: what earlier logs left when the number of shards was changed. It is asked first where a sequence is old, last
+//! where a key is unknown.
+//!
 //! # What it cannot do
 //! A producer or key that was forgotten (evicted by a bound, or out of its window) is a stranger: its next request is new, even if it is a
 //! repeat of something done before. How long a retry is safe is the window, and the bounds as long as `evicted()` stays 0.
 //!
 //! It does not know the log, its extensions' framing, requests, or a clock.
 
+mod carried;
 mod chunk;
 mod extension;
 mod keys;
 mod producers;
 
+pub(crate) use carried::{
+    Carried, CarriedCursor, CarriedKey, CarriedSequence, Item, Slots, export,
+};
 pub use chunk::ChunkError;
 pub(crate) use chunk::{ChunkReader, ChunkWriter, Kind};
 pub use extension::{IdempotencyExtension, ProducerExtension};

@@ -49,7 +49,7 @@ impl Versions {
     }
 
     /// For an import that got the list in parts.
-    fn append(&mut self, more: &[u32]) {
+    pub(super) fn append(&mut self, more: &[u32]) {
         *self = Versions::from([self, more].concat().as_slice());
     }
 }
@@ -372,6 +372,25 @@ impl Producers {
             self.remove(self.oldest);
             self.expired += 1;
         }
+    }
+
+    /// Every producer: id, last sequence, log time of its last request; and its answers by sequence.
+    pub(crate) fn all(
+        &self,
+    ) -> impl Iterator<Item = (u128, u64, u64, impl Iterator<Item = (u64, u64, &Answer)>)> {
+        self.slots.iter().map(|(_, producer)| {
+            let answers = producer
+                .window
+                .iter()
+                .map(|r| (r.sequence, r.fingerprint, &r.answer));
+            let (last, time_us) = (producer.last_sequence, producer.log_time_us);
+            (producer.id, last, time_us, answers)
+        })
+    }
+
+    /// How long a producer is remembered after its last request, in log time.
+    pub(crate) fn window_us(&self) -> u64 {
+        self.limits.window_seconds.saturating_mul(1_000_000)
     }
 
     /// Producers remembered.

@@ -127,6 +127,10 @@ impl<D: Driver> Shard<D> {
                 .keys
                 .import(chunk)
                 .map_err(|e| damage(e.to_string()))?,
+            Page::Bytes(Section::Carried, chunk) => partition
+                .carried
+                .import(chunk, &mut |_, _, _| ())
+                .map_err(|e| damage(e.to_string()))?,
             Page::Bytes(Section::Entries, _) => {
                 return Err(damage("entries without their shape".into()));
             }

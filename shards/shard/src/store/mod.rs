@@ -3,6 +3,8 @@
 //! Owns `LOCK`, the two superblock copies and the directory names. Opening makes a new store in an empty directory and
 //! takes the next epoch in an existing one, durably, before any shard runs. It does not read logs.
 
+mod reshard;
+
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,6 +15,8 @@ use uring::Buffer;
 use wal::superblock::{LogEntry, Superblock};
 use wal::{BLOCK_BYTES, LogIdentity};
 use wire::slot;
+
+pub use reshard::{Progress, Reshard, Settled};
 
 /// Name of a log's directory.
 pub fn log_directory(data: &Path, number: u32) -> PathBuf {
@@ -35,7 +39,7 @@ pub enum StoreError {
     )]
     InUse { path: PathBuf },
     #[error(
-        "{path} was made with {found} shards, not {wanted}: start with --shards {found} (changing the number of shards is not possible in this version)"
+        "{path} was made with {found} shards, not {wanted}: start with --shards {found}, or change it first: `pinion reshard {path} --shards {wanted}`"
     )]
     ShardCount {
         path: PathBuf,
@@ -67,6 +71,10 @@ pub enum StoreError {
         "{path} holds log directories but no superblock: move superblock-a and superblock-b back from where they went"
     )]
     SuperblockMissing { path: PathBuf },
+    #[error(
+        "{path} is left of a change of the number of shards and cannot be followed ({source}): if superblock-a or superblock-b was moved away, move it back; else run `pinion verify` on the directory"
+    )]
+    Reshard { path: PathBuf, source: io::Error },
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
@@ -135,7 +143,7 @@ impl Store {
                 superblock
             }
             None => {
-                if log_directory(path, 0).exists() {
+                if has_logs(path)? {
                     return Err(StoreError::SuperblockMissing {
                         path: path.to_owned(),
                     });
@@ -153,6 +161,7 @@ impl Store {
             log.epoch += 1;
         }
         store.write_superblock()?;
+        store.settle_reshard()?;
         // Behind the superblock: a crash in between leaves a store without logs, not logs without a store.
         for log in &store.superblock.logs {
             let directory = log_directory(path, log.number);
@@ -160,6 +169,36 @@ impl Store {
         }
         uring::file::sync_directory(path).map_err(at(path))?;
         Ok(store)
+    }
+
+    /// A change of the number of shards ended early, before or behind its switch: what it left is removed, and told. The
+    /// superblock was written just now: if its older copy named other logs, it does no longer.
+    fn settle_reshard(&self) -> Result<(), StoreError> {
+        let settled =
+            Reshard::settle(&self.path, &self.superblock, &mut || ()).map_err(|source| {
+                StoreError::Reshard {
+                    path: Reshard::path(&self.path),
+                    source,
+                }
+            })?;
+        match settled {
+            Some(Settled {
+                progress: Progress::Unfinished,
+                removed,
+                shards,
+            }) => tracing::warn!(
+                "a change to {shards} shards was not finished: this store still has {}; what there was of logs {removed:?} is removed. Run `pinion reshard {} --shards {shards}` again to have it",
+                self.superblock.shards,
+                self.path.display()
+            ),
+            Some(settled) => tracing::warn!(
+                "a change to {} shards had only its old logs {:?} left to remove: that is done",
+                settled.shards,
+                settled.removed
+            ),
+            None => {}
+        }
+        Ok(())
     }
 
     pub fn identity(&self, shard: usize) -> LogIdentity {
@@ -230,6 +269,17 @@ impl Store {
     }
 }
 
+/// A store without a superblock, of whatever numbers: those grow with every change of the number of shards.
+fn has_logs(path: &Path) -> Result<bool, StoreError> {
+    for entry in fs::read_dir(path).map_err(at(path))? {
+        let name = entry.map_err(at(path))?.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with("log-")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn slot_of(path: &Path) -> Option<u32> {
     path.file_name()?
         .to_str()?
@@ -260,7 +310,7 @@ fn read_superblocks(path: &Path) -> Result<Option<Superblock>, StoreError> {
         })
 }
 
-fn new_superblock(shards: u32, segment_bytes: u64) -> Superblock {
+pub(crate) fn new_superblock(shards: u32, segment_bytes: u64) -> Superblock {
     let logs = (0..shards)
         .map(|number| {
             let range = slot::range_of_shard(number as u16, shards as u16);
