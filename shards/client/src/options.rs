@@ -17,7 +17,8 @@ pub struct ConnectOptions {
     ///
     /// [`Client::sequences`]: crate::Client::sequences
     pub producer_id: Option<u128>,
-    /// Next sequence per log number, for a producer that continues an earlier run. Logs that are not named start at 1.
+    /// Next sequence per log number, for a producer that continues an earlier run. Logs that are not named start at 1; where a
+    /// named log is gone, because the number of shards was changed, they start at the largest sequence of those that are.
     pub sequences: Vec<(u32, u64)>,
     /// How long to wait for a connection, for an answer, and with retries altogether.
     pub timeout: Duration,

@@ -51,6 +51,13 @@ impl Client {
             self.pump(link);
         }
         self.ensure_connected(link)?;
+        // What is in flight was sent again as it was, and is recognised. What is new has no number in logs that are not known.
+        if let (Some(now), Some(_)) = (self.map_epoch_now, self.options.producer_id) {
+            return Err(Error::Usage(format!(
+                "the server's shards were changed (map epoch {}, now {now}): connect again; with the same producer id, carry the sequences over",
+                self.topology.map_epoch
+            )));
+        }
         if self.lanes[lane].stuck {
             let log = self.lanes[lane].log;
             return Err(Error::Usage(format!(
@@ -272,8 +279,11 @@ impl Client {
                 .max(Duration::from_millis(1));
             let opened = Connection::open(&self.links[link].address, &self.options, left);
             let error = match opened {
-                Ok((connection, _)) => {
+                Ok((connection, topology)) => {
                     self.links[link].connection = Some(connection);
+                    if topology.map_epoch != self.topology.map_epoch {
+                        self.map_epoch_now = Some(topology.map_epoch);
+                    }
                     for lane in 0..self.lanes.len() {
                         if self.lanes[lane].link == link {
                             self.send_again(lane);

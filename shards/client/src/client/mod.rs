@@ -59,6 +59,8 @@ pub struct Client {
     ready: VecDeque<(Ticket, Result<Ack>)>,
     next_ticket: u64,
     next_call: u64,
+    /// A reconnect found the slots divided otherwise: the map epoch of that.
+    map_epoch_now: Option<u64>,
 }
 
 struct Link {
@@ -103,6 +105,12 @@ impl Client {
             connection: Some(connection),
             window: Window::new(window),
         };
+        // Logs that are gone: the server's shards were changed since. Every log goes on above what was used in any.
+        let gone = options
+            .sequences
+            .iter()
+            .filter(|(log, _)| topology.shards.iter().all(|route| route.log != *log));
+        let first_sequence = gone.map(|(_, next)| *next).max().unwrap_or(1);
         let mut links = vec![shared];
         let mut lanes = Vec::new();
         let mut lane_of_slot = vec![0; usize::from(SLOTS)];
@@ -128,7 +136,7 @@ impl Client {
             lanes.push(Lane::new(
                 route.log,
                 link,
-                continued.map_or(1, |(_, next)| *next),
+                continued.map_or(first_sequence, |(_, next)| *next),
             ));
             let last = route.slot_last.min(SLOTS - 1);
             for slot in route.slot_first..=last {
@@ -145,6 +153,7 @@ impl Client {
             ready: VecDeque::new(),
             next_ticket: 1,
             next_call: 0,
+            map_epoch_now: None,
         })
     }
 
