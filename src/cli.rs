@@ -5,6 +5,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use wal::superblock::LOGS_MAX;
+
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::ServeFlags;
@@ -48,6 +50,8 @@ pub enum Command {
     Verify(VerifyFlags),
     /// Cut damaged logs behind their last good batch, only when asked to (offline)
     Repair(RepairFlags),
+    /// Lay a data directory down anew for another number of shards (offline)
+    Reshard(ReshardFlags),
     /// Look at the host, tune it, and undo that
     #[command(subcommand)]
     Tune(TuneCommand),
@@ -251,6 +255,17 @@ pub struct RepairFlags {
     /// Cut damaged logs behind their last good batch; what is left out is kept in DIR/left-out-…
     #[arg(long)]
     pub cut: bool,
+}
+
+/// Flags of `pinion reshard`.
+#[derive(Args, Debug)]
+pub struct ReshardFlags {
+    /// Data directory of a server that is not running
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Shards that it is to have
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=LOGS_MAX as i64))]
+    pub shards: u32,
 }
 
 /// Parses the command line. The matches belong to the subcommand and tell a typed value from a default one.

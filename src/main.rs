@@ -35,6 +35,7 @@ fn run() -> Result<(), exit::Failure> {
         cli::Command::Inspect(flags) => offline::inspect::run(&flags),
         cli::Command::Verify(flags) => offline::verify::run(&flags),
         cli::Command::Repair(flags) => offline::repair::run(&flags),
+        cli::Command::Reshard(flags) => offline::reshard::run(&flags),
         cli::Command::Tune(cli::TuneCommand::Probe(flags)) => probe::run(&flags),
     }
 }

@@ -98,7 +98,8 @@ fn bad_usage_exits_with_2() {
 fn help_and_version_are_done() {
     let (stdout, _) = check(&mut pinion(&["--help"]), 0);
     for command in [
-        "serve", "load", "append", "get", "history", "scan", "tail", "inspect", "verify",
+        "serve", "load", "append", "get", "history", "scan", "tail", "inspect", "verify", "repair",
+        "reshard",
     ] {
         assert!(
             stdout.contains(&format!("\n  {command} ")),

@@ -10,11 +10,13 @@
 //! ```
 
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use shard::Reshard;
+use wal::BLOCK_BYTES;
 use wal::superblock::Superblock;
 
 /// Names of the superblock copies.
@@ -35,6 +37,8 @@ pub struct Directory {
     pub superblock: Option<Superblock>,
     /// In order of their number.
     pub logs: Vec<LogFiles>,
+    /// A change of the number of shards that ended early; what it left is not among the logs.
+    pub reshard: Option<Reshard>,
     _lock: Option<File>,
 }
 
@@ -81,6 +85,15 @@ impl Directory {
 
     /// [`Directory::open`] with nobody else, not even another reader: for who is about to write.
     pub fn open_alone(path: &Path) -> anyhow::Result<Directory> {
+        // A copy of a directory may come without it, and a server may start on it meanwhile.
+        if SUPERBLOCKS.iter().any(|name| path.join(name).exists()) {
+            let lock = path.join("LOCK");
+            File::options()
+                .create(true)
+                .append(true)
+                .open(&lock)
+                .with_context(|| lock.display().to_string())?;
+        }
         Directory::open_locked(path, File::try_lock)
     }
 
@@ -115,11 +128,21 @@ impl Directory {
             .filter_map(|copy| copy.content.as_ref().ok())
             .max_by_key(|copy| copy.sequence)
             .cloned();
+        let reshard =
+            Reshard::find(path).with_context(|| Reshard::path(path).display().to_string())?;
+        if let (Some(reshard), Some(superblock)) = (&reshard, &superblock) {
+            let (_, leftover) = reshard
+                .progress(superblock)
+                .with_context(|| Reshard::path(path).display().to_string())?;
+            // Not the store's: the next start of a server, or `pinion reshard`, removes them.
+            logs.retain(|log| !leftover.contains(&log.number));
+        }
         Ok(Directory {
             path: path.to_owned(),
             copies,
             superblock,
             logs,
+            reshard,
             _lock: lock,
         })
     }
@@ -168,7 +191,7 @@ fn read_copy(path: &Path) -> SuperblockCopy {
     }
 }
 
-fn log_files(directory: &Path, folder: &Path, number: u32) -> anyhow::Result<LogFiles> {
+pub(super) fn log_files(directory: &Path, folder: &Path, number: u32) -> anyhow::Result<LogFiles> {
     let mut segments = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
@@ -197,6 +220,33 @@ fn log_files(directory: &Path, folder: &Path, number: u32) -> anyhow::Result<Log
         segments,
         checkpoints,
     })
+}
+
+/// Makes the next superblock durable. The older copy is written over, as a server does.
+pub(super) fn write_superblock(
+    directory: &Path,
+    superblock: &mut Superblock,
+) -> anyhow::Result<()> {
+    superblock.sequence += 1;
+    let mut block = vec![0; BLOCK_BYTES];
+    superblock.encode(&mut block)?;
+    let path = directory.join(SUPERBLOCKS[(superblock.sequence % 2) as usize]);
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)?;
+    file.write_all(&block)?;
+    file.sync_all()
+        .with_context(|| path.display().to_string())?;
+    sync_folder(directory)
+}
+
+/// Makes names in a folder durable.
+pub(super) fn sync_folder(path: &Path) -> anyhow::Result<()> {
+    File::open(path)?
+        .sync_all()
+        .with_context(|| path.display().to_string())
 }
 
 /// The number in `log-00000007` and `segment-00000012.seg`.

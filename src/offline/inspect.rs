@@ -17,6 +17,9 @@ use crate::text::human;
 struct Report {
     directory: String,
     superblocks: Vec<SuperblockReport>,
+    /// Of a change of the number of shards that ended early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unfinished: Option<String>,
     logs: Vec<LogSurvey>,
 }
 
@@ -53,6 +56,7 @@ pub fn run(flags: &InspectFlags) -> Result<(), Failure> {
     let report = Report {
         directory: directory.path.display().to_string(),
         superblocks: superblocks(&directory),
+        unfinished: super::unfinished(&directory),
         logs,
     };
     let text = if flags.json {
@@ -103,6 +107,9 @@ fn superblocks(directory: &Directory) -> Vec<SuperblockReport> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.directory)?;
+        if let Some(unfinished) = &self.unfinished {
+            writeln!(f, "  {unfinished}")?;
+        }
         for block in &self.superblocks {
             let mark = if block.in_force { " (in force)" } else { "" };
             match &block.content {

@@ -3,7 +3,7 @@
 use wal::record::{RecordCodec, RecordView};
 use wal::scan::{self, BatchInfo};
 use wal::segment::SegmentHeader;
-use wal::{BLOCK_BYTES, LogIdentity};
+use wal::{BLOCK_BYTES, Location, LogIdentity};
 
 use super::report::Spot;
 
@@ -22,7 +22,7 @@ impl Loose {
         codec: &RecordCodec,
         segment: &Segment<'_>,
         range: std::ops::Range<u32>,
-        mut visit: impl FnMut(&RecordView<'_>),
+        mut visit: impl FnMut(Location, &RecordView<'_>),
     ) -> u64 {
         let (mut batches, mut offset) = (0, range.start);
         let mut broken = |offset: u32, lsn: u64, why: String| {
@@ -57,9 +57,11 @@ impl Loose {
                 .get(info.offset as usize..)
                 .unwrap_or_default();
             let mut whole = content.len() >= info.bytes as usize;
-            for (lsn, (_, record)) in (info.first_lsn..).zip(scan::records(codec, &info, content)) {
+            for (lsn, (location, record)) in
+                (info.first_lsn..).zip(scan::records(codec, &info, content))
+            {
                 match record {
-                    Ok(record) => visit(&record),
+                    Ok(record) => visit(location, &record),
                     Err(error) => {
                         whole = false;
                         broken(info.offset, lsn, error.to_string());

@@ -21,7 +21,7 @@ use wal::segment::SegmentHeader;
 use wal::superblock::Superblock;
 use wal::{BLOCK_BYTES, LogIdentity};
 
-use super::dir::{Directory, SUPERBLOCKS};
+use super::dir::{Directory, SUPERBLOCKS, sync_folder, write_superblock};
 use super::loose::{Loose, Segment};
 use super::report::{CutPoint, LogSurvey, Spot, Verdict};
 use crate::cli::RepairFlags;
@@ -223,7 +223,7 @@ impl Plan {
                 header: &header,
                 bytes: &bytes,
             };
-            Loose::default().read(&codec, &segment, from..u32::MAX, |record| {
+            Loose::default().read(&codec, &segment, from..u32::MAX, |_, record| {
                 records += 1;
                 if written.is_ok() {
                     written = writeln!(out, "{}", line(record));
@@ -307,7 +307,7 @@ fn left_out_folder(directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// What the superblock remembers must not stand against the cut. The older copy is written over, as a server does.
+/// What the superblock remembers must not stand against the cut.
 fn lower_durable_lsn(directory: &Path, number: u32, lsn: u64) -> anyhow::Result<()> {
     let [a, b] = SUPERBLOCKS.map(|name| std::fs::read(directory.join(name)).unwrap_or_default());
     let mut superblock = Superblock::choose(&a, &b)?;
@@ -316,25 +316,7 @@ fn lower_durable_lsn(directory: &Path, number: u32, lsn: u64) -> anyhow::Result<
             log.durable_lsn = log.durable_lsn.min(lsn);
         }
     }
-    superblock.sequence += 1;
-    let mut block = vec![0; BLOCK_BYTES];
-    superblock.encode(&mut block)?;
-    let path = directory.join(SUPERBLOCKS[(superblock.sequence % 2) as usize]);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)?;
-    file.write_all(&block)?;
-    file.sync_all()
-        .with_context(|| path.display().to_string())?;
-    sync_folder(directory)
-}
-
-fn sync_folder(path: &Path) -> anyhow::Result<()> {
-    File::open(path)?
-        .sync_all()
-        .with_context(|| path.display().to_string())
+    write_superblock(directory, &mut superblock)
 }
 
 fn name(path: &Path) -> String {

@@ -39,6 +39,9 @@ pub struct LogSurvey {
     pub streams: Vec<StreamSurvey>,
     /// As they lie on disk.
     pub checkpoints: Vec<CheckpointSurvey>,
+    /// Log time of the last verified batch.
+    #[serde(skip)]
+    pub log_time_us: u64,
     /// Where the log ends for a reader that trusts nothing behind it; None where it cannot even be entered.
     pub cut: Option<CutPoint>,
     /// What recovery would make of the log.

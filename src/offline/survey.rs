@@ -15,7 +15,7 @@ use wal::recovery::{Decision, Evidence, decide};
 use wal::scan::{self, Stop};
 use wal::segment::SegmentHeader;
 use wal::superblock::Superblock;
-use wal::{BLOCK_BYTES, LogIdentity};
+use wal::{BLOCK_BYTES, Location, LogIdentity};
 
 use super::dir::LogFiles;
 use super::loose::{Loose, Segment};
@@ -36,11 +36,40 @@ struct Live {
     head: Vec<u8>,
 }
 
+/// Who wants more of a log than its survey says: everything that a server would have, in the order of lsns.
+pub trait Sink {
+    /// Whether the pages of the checkpoint in use are wanted. They come before any record.
+    fn wants_checkpoint(&self) -> bool {
+        false
+    }
+    /// One of those pages.
+    fn page(
+        &mut self,
+        _header: &CheckpointHeader,
+        _number: u64,
+        _bytes: &[u8],
+    ) -> anyhow::Result<()> {
+        Ok(())
+    }
+    /// A record that is part of the log.
+    fn record(&mut self, _location: Location, _record: &RecordView<'_>) {}
+    /// All records of this segment came.
+    fn segment(&mut self, _segment: u32, _bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Nobody.
+pub struct Nothing;
+
+impl Sink for Nothing {}
+
 /// Reads the whole log. Errors are those of the operating system; what is wrong with the bytes is in the survey.
 pub async fn survey(
     files: LogFiles,
     superblock: &Option<Superblock>,
     progress: &ProgressBar,
+    sink: &mut dyn Sink,
 ) -> anyhow::Result<LogSurvey> {
     let entry = superblock
         .as_ref()
@@ -132,12 +161,18 @@ pub async fn survey(
     }
 
     // What the checkpoint in use says is released is nobody's any more, until it is used again.
-    let released = checkpoints
+    let in_use = checkpoints
         .iter()
-        .filter(|copy| copy.flaw.is_none())
-        .filter_map(|copy| copy.header.as_ref())
-        .max_by_key(|header| header.sequence)
-        .map_or(0, |header| header.released_through);
+        .zip(&files.checkpoints)
+        .filter(|(copy, _)| copy.flaw.is_none())
+        .filter_map(|(copy, (path, _))| Some((copy.header.as_ref()?, path)))
+        .max_by_key(|(header, _)| header.sequence);
+    let released = in_use.map_or(0, |(header, _)| header.released_through);
+    if let Some((header, path)) = in_use
+        && sink.wants_checkpoint()
+    {
+        read_pages(header, path, sink).await?;
+    }
     let behind = live.partition_point(|segment| segment.header.segment <= released);
     for segment in live.drain(..behind) {
         progress.inc(segment.length);
@@ -167,6 +202,7 @@ pub async fn survey(
         segments: Vec::new(),
         streams: Vec::new(),
         checkpoints,
+        log_time_us: 0,
         cut: None,
         verdict: Verdict::Whole,
     };
@@ -178,6 +214,7 @@ pub async fn survey(
             live,
             released,
             progress,
+            sink,
         )
         .await?;
     }
@@ -196,6 +233,7 @@ async fn read_log(
     live: Vec<Live>,
     released: u32,
     progress: &ProgressBar,
+    sink: &mut dyn Sink,
 ) -> anyhow::Result<()> {
     let usable = || {
         survey
@@ -284,8 +322,9 @@ async fn read_log(
                 u32::MAX
             };
             row.loose_batches =
-                before_chain.read(&codec, &segment, BLOCK_BYTES as u32..until, |record| {
-                    streams.count(record)
+                before_chain.read(&codec, &segment, BLOCK_BYTES as u32..until, |at, record| {
+                    streams.count(record);
+                    sink.record(at, record);
                 });
             if let (Some(spot), Verdict::Whole) = (before_chain.broken.take(), &survey.verdict) {
                 survey.verdict = Verdict::Damage(Spot {
@@ -295,10 +334,11 @@ async fn read_log(
             }
         }
         if ended.is_some() {
-            row.loose_batches += behind_end.read(&codec, &segment, whole_file.clone(), |_| ());
+            row.loose_batches += behind_end.read(&codec, &segment, whole_file.clone(), |_, _| ());
         } else if header.segment >= at.segment {
-            let (end, stop) = scan::walk(identity, header, &bytes, at, &mut |_, _, record| {
-                streams.count(&record)
+            let (end, stop) = scan::walk(identity, header, &bytes, at, &mut |_, at, record| {
+                streams.count(&record);
+                sink.record(at, &record);
             });
             let end_offset = stopped_at(&end, header);
             row.bytes_used = u64::from(end_offset);
@@ -319,7 +359,7 @@ async fn read_log(
             };
             if decide(&evidence) != Decision::NextSegment {
                 row.loose_batches +=
-                    behind_end.read(&codec, &segment, end_offset..u32::MAX, |_| ());
+                    behind_end.read(&codec, &segment, end_offset..u32::MAX, |_, _| ());
                 ended = Some((number, end, stop));
             }
             at = end;
@@ -329,10 +369,12 @@ async fn read_log(
                 scan::proof_of_durability(identity, header, &bytes, whole_file.start, end.next_lsn);
             proven = proven || proof.is_some();
         }
+        sink.segment(header.segment, &bytes)?;
         progress.inc(live_segment.length);
         survey.segments.push(row);
     }
     survey.last_lsn = at.next_lsn - 1;
+    survey.log_time_us = at.log_time_us;
     survey.streams = streams.finish();
     let Some((number, end, stop)) = ended else {
         return Ok(());
@@ -390,6 +432,21 @@ fn stop_text(stop: &Stop) -> String {
         }
         Stop::End => "full".to_owned(),
     }
+}
+
+/// Hands out the pages of a checkpoint that was found to be whole.
+async fn read_pages(
+    header: &CheckpointHeader,
+    path: &Path,
+    sink: &mut dyn Sink,
+) -> anyhow::Result<()> {
+    let reader = Reader::open(path).await?;
+    for number in 0..header.pages {
+        let offset = checkpoint::HEADER_BYTES as u64 + number * checkpoint::PAGE_BYTES as u64;
+        let page = reader.read(offset, checkpoint::PAGE_BYTES).await?;
+        sink.page(header, number, &page)?;
+    }
+    reader.close().await
 }
 
 /// Reads every page of a checkpoint.

@@ -19,6 +19,9 @@ pub fn run(flags: &VerifyFlags) -> Result<(), Failure> {
     let mut damages = superblock_damages(&directory);
     damages.extend(surveys.iter().flat_map(LogSurvey::damages).cloned());
     let mut out = std::io::stdout().lock();
+    if let Some(told) = super::unfinished(&directory) {
+        output(writeln!(out, "{told}"))?;
+    }
     for survey in &surveys {
         output(writeln!(out, "{}", log_line(survey)))?;
         if let Verdict::TornTail(spot) = &survey.verdict {

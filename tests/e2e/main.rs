@@ -12,6 +12,7 @@ mod http;
 mod idempotency;
 mod packages;
 mod refusals;
+mod reshard;
 mod server;
 mod shards;
 mod space;

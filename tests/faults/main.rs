@@ -19,6 +19,7 @@ mod kill;
 mod limits;
 mod oracle;
 mod process;
+mod reshard;
 #[path = "../e2e/server.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 mod server;
