@@ -11,7 +11,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 
 use crate::config::ServeFlags;
 use crate::exit::Failure;
-use crate::probe::ProbeFlags;
+use crate::tune::TuneCommand;
 
 /// Durable ingest engine for one machine: a shard per core, an ack means stable storage.
 #[derive(Debug, Parser)]
@@ -52,16 +52,9 @@ pub enum Command {
     Repair(RepairFlags),
     /// Lay a data directory down anew for another number of shards (offline)
     Reshard(ReshardFlags),
-    /// Look at the host, tune it, and undo that
+    /// Look at this machine's settings, change them with proof, put them back without trace
     #[command(subcommand)]
     Tune(TuneCommand),
-}
-
-/// What to do about the host.
-#[derive(Debug, Subcommand)]
-pub enum TuneCommand {
-    /// Measure the device under a data directory for some seconds; `serve` goes by the result
-    Probe(ProbeFlags),
 }
 
 /// Where a client command connects.

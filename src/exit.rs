@@ -1,4 +1,5 @@
-//! What the process says when it ends: 0 done, 1 failed, 2 bad usage. Decided here and nowhere else.
+//! What the process says when it ends: 0 done, 1 failed, 2 bad usage, and of `tune` 3, changes pending. Decided here and
+//! nowhere else.
 //!
 //! A reader that goes away (`pinion scan s | head`) is not a failure.
 
@@ -12,6 +13,8 @@ pub enum Failure {
     Usage(String),
     /// It was understood and tried, and it failed.
     Failed(anyhow::Error),
+    /// Nothing failed, and there is something that could be changed; what, is on standard output.
+    Pending,
     /// clap's own verdict: bad usage, or help and version, which it counts as errors too.
     Parse(clap::Error),
 }
@@ -35,6 +38,7 @@ pub fn code(result: Result<(), Failure>) -> ExitCode {
             eprintln!("pinion: {text}");
             ExitCode::from(2)
         }
+        Err(Failure::Pending) => ExitCode::from(3),
         Err(Failure::Parse(error)) => {
             // Printing help into a closed pipe is as fine as printing it to the end.
             if let Err(printing) = error.print()

@@ -14,6 +14,7 @@ mod remote;
 mod serve;
 mod supervisor;
 mod text;
+mod tune;
 mod units;
 
 use std::process::ExitCode;
@@ -36,6 +37,6 @@ fn run() -> Result<(), exit::Failure> {
         cli::Command::Verify(flags) => offline::verify::run(&flags),
         cli::Command::Repair(flags) => offline::repair::run(&flags),
         cli::Command::Reshard(flags) => offline::reshard::run(&flags),
-        cli::Command::Tune(cli::TuneCommand::Probe(flags)) => probe::run(&flags),
+        cli::Command::Tune(command) => tune::run(&command),
     }
 }

@@ -1,0 +1,157 @@
+//! `pinion tune`: the host's settings, through the crate `tuning`. Flags become a profile and a machine; verdicts become text.
+//!
+//! Exit codes: 0 nothing to do (or done), 3 changes pending, 1 failed, 2 bad usage.
+
+mod text;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use tuning::check::Report;
+use tuning::recorded::Recorded;
+use tuning::recorder::Recorder;
+use tuning::settings::{Base, Profile};
+use tuning::system::{Host, System};
+
+use crate::exit::{self, Failure, usage};
+use crate::probe::{self, ProbeFlags};
+
+/// What to do with the host's settings.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Exit codes: 0 nothing to do, or done; 3 changes pending; 1 failed; 2 bad usage."
+)]
+pub enum TuneCommand {
+    /// Show what this machine is and what would be changed, with the reasons; changes nothing
+    Check(CheckFlags),
+    /// Measure the device under a data directory for some seconds; `serve` goes by the result
+    Probe(ProbeFlags),
+    /// Write down what `check` reads of this machine, for --machine elsewhere
+    Record(RecordFlags),
+}
+
+/// What is wanted, and of which machine.
+#[derive(Args, Clone, Debug)]
+pub struct WantedFlags {
+    /// `throughput`, `latency`, or a TOML file that extends one of them
+    #[arg(long, value_name = "PROFILE", default_value = "throughput")]
+    pub profile: String,
+    /// Data directory: the disks under it are looked at
+    #[arg(
+        long,
+        env = "PINION_DATA",
+        value_name = "DIR",
+        default_value = "./data"
+    )]
+    pub data: PathBuf,
+    /// Also what resets the network card that the default route uses
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Flags of `pinion tune check`.
+#[derive(Args, Debug)]
+pub struct CheckFlags {
+    #[command(flatten)]
+    pub wanted: WantedFlags,
+    /// Look at a recorded machine instead of this one (`pinion tune record`)
+    #[arg(long, value_name = "FILE")]
+    pub machine: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `pinion tune record`.
+#[derive(Args, Debug)]
+pub struct RecordFlags {
+    /// Data directory: the disks under it are recorded
+    #[arg(
+        long,
+        env = "PINION_DATA",
+        value_name = "DIR",
+        default_value = "./data"
+    )]
+    pub data: PathBuf,
+}
+
+/// Runs one of them.
+pub fn run(command: &TuneCommand) -> Result<(), Failure> {
+    match command {
+        TuneCommand::Check(flags) => check(flags),
+        TuneCommand::Probe(flags) => probe::run(flags),
+        TuneCommand::Record(flags) => record(flags),
+    }
+}
+
+/// A built-in profile by name, else a file.
+fn profile(name: &str) -> Result<Profile, Failure> {
+    if let Some(base) = Base::ALL.into_iter().find(|base| base.name() == name) {
+        return Ok(Profile::built_in(base));
+    }
+    let text = std::fs::read_to_string(name).map_err(|error| {
+        usage(format!(
+            "--profile {name}: {error}: type throughput, latency, or a file that extends one of them"
+        ))
+    })?;
+    Profile::parse(name, &text).map_err(|error| usage(error.to_string()))
+}
+
+/// This machine, or a recorded one.
+fn machine(file: Option<&Path>) -> Result<Box<dyn System>, Failure> {
+    let Some(file) = file else {
+        return Ok(Box::new(Host::this()));
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| usage(format!("--machine {}: {error}", file.display())))?;
+    let recorded = Recorded::parse(&text)
+        .map_err(|error| usage(format!("--machine {}: {error}", file.display())))?;
+    Ok(Box::new(recorded))
+}
+
+fn path_text(path: &Path) -> Result<&str, Failure> {
+    path.to_str()
+        .ok_or_else(|| usage(format!("{} is not UTF-8", path.display())))
+}
+
+/// What to end with when nothing failed: 3 as long as something could be changed.
+fn pending(changes: usize) -> Result<(), Failure> {
+    match changes {
+        0 => Ok(()),
+        _ => Err(Failure::Pending),
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    exit::output(std::io::stdout().lock().write_all(text.as_bytes()))
+}
+
+fn check(flags: &CheckFlags) -> Result<(), Failure> {
+    let wanted = &flags.wanted;
+    let profile = profile(&wanted.profile)?;
+    let machine = machine(flags.machine.as_deref())?;
+    let report = Report::of(&*machine, path_text(&wanted.data)?, &profile, wanted.force);
+    if flags.json {
+        let json = serde_json::to_string_pretty(&report).context("a report is JSON")?;
+        print(&format!("{json}\n"))?;
+    } else {
+        print(&text::report(&report))?;
+    }
+    pending(report.pending)
+}
+
+fn record(flags: &RecordFlags) -> Result<(), Failure> {
+    let recorder = Recorder::new(Host::this());
+    // Both profiles, so that whatever one of them asks is in it.
+    for base in Base::ALL {
+        Report::of(
+            &recorder,
+            path_text(&flags.data)?,
+            &Profile::built_in(base),
+            true,
+        );
+    }
+    Ok(print(&recorder.text())?)
+}

@@ -1,0 +1,238 @@
+//! Verdicts as text: the machine in a few lines, then every setting under its verdict.
+
+use std::fmt::Write as _;
+
+use tuning::check::{Finding, Group, Report};
+use tuning::inventory::{Disk, Inventory, Nic, cpu_ranges};
+
+use crate::text::{counted, human};
+
+/// A whole report.
+pub fn report(report: &Report) -> String {
+    let mut out = machine(&report.inventory);
+    let _ = writeln!(out, "profile    {}", report.profile); // a String takes everything
+    for note in &report.notes {
+        let _ = writeln!(out, "note       {note}");
+    }
+    for (group, heading) in [
+        (Group::Change, "change"),
+        (Group::Ok, "ok"),
+        (Group::Unsupported, "unsupported"),
+        (Group::Refused, "refused"),
+    ] {
+        let findings: Vec<&Finding> = report.group(group).collect();
+        if findings.is_empty() {
+            continue;
+        }
+        let _ = writeln!(out, "\n{heading} ({})", findings.len());
+        for found in findings {
+            line(&mut out, group, found);
+        }
+    }
+    let _ = match report.pending {
+        0 => writeln!(out, "\nnothing to do"),
+        changes => writeln!(
+            out,
+            "\n{} pending: pinion tune plan shows the difference",
+            counted(changes as u64, "change")
+        ),
+    };
+    out
+}
+
+fn line(out: &mut String, group: Group, found: &Finding) {
+    let current = found.current.as_deref().unwrap_or("-");
+    let values = match group {
+        Group::Change => format!("{current} -> {}", found.wanted),
+        Group::Refused => format!("{current}, wanted {}", found.wanted),
+        Group::Ok => current.to_owned(),
+        Group::Unsupported => String::new(),
+    };
+    let reason = found.reason.as_deref().unwrap_or_default();
+    let between = if values.is_empty() || reason.is_empty() {
+        ""
+    } else {
+        "; "
+    };
+    let _ = writeln!(out, "  {:<36} {values}{between}{reason}", found.id);
+    if group == Group::Change {
+        let _ = writeln!(out, "      why:  {}", found.why);
+        let _ = writeln!(out, "      risk: {}", found.risk);
+        let _ = writeln!(out, "      {}, needs {}", scope(found), found.capability);
+    }
+}
+
+fn scope(found: &Finding) -> &'static str {
+    use tuning::settings::Scope;
+    match found.scope {
+        Scope::Host => "whole machine until it boots",
+        Scope::NetworkNamespace => "this network namespace until it ends",
+        Scope::Boot => "from the next boot on",
+        Scope::Socket => "per socket",
+        Scope::Process => "one process",
+    }
+}
+
+fn machine(inventory: &Inventory) -> String {
+    let mut out = String::new();
+    let kernel = &inventory.kernel;
+    let kind = match (&inventory.environment.container, kernel.virtual_machine) {
+        (Some(_), _) => "container",
+        (None, true) => "virtual machine",
+        (None, false) => "bare metal",
+    };
+    let product = kernel.product.as_deref().unwrap_or("no firmware name");
+    let _ = writeln!(
+        out,
+        "machine    Linux {}, {kind} ({product})",
+        kernel.release
+    );
+    let cpu = &inventory.cpu;
+    let _ = writeln!(
+        out,
+        "cores      {}, {} on {}, {}",
+        cpu.model.as_deref().unwrap_or("unknown processor"),
+        counted(cpu.cores.len() as u64, "core"),
+        counted(cpu.nodes.len() as u64, "node"),
+        if cpu.smt {
+            format!("{} threads", cpu.online.len())
+        } else {
+            "one thread each".to_owned()
+        },
+    );
+    if cpu.allowed.len() < cpu.online.len() {
+        let _ = writeln!(
+            out,
+            "           of which this process may use {}",
+            cpu_ranges(&cpu.allowed)
+        );
+    }
+    if !cpu.caches.is_empty() {
+        let caches = cpu.caches.iter().map(|cache| {
+            format!(
+                "L{} {} {} for {}",
+                cache.level,
+                cache.kind.to_lowercase(),
+                cache.size,
+                cache.shared_by
+            )
+        });
+        let _ = writeln!(out, "caches     {}", caches.collect::<Vec<_>>().join(", "));
+    }
+    let idle = cpu.idle_driver.as_deref().unwrap_or("no idle driver");
+    let governors: Vec<&str> = cpu
+        .frequency
+        .iter()
+        .map(|policy| policy.governor.as_str())
+        .collect();
+    let governor = governors.first().unwrap_or(&"not set here");
+    let _ = writeln!(out, "power      frequency governor {governor}, {idle}");
+    let clock = inventory.clocksource.as_ref();
+    let _ = writeln!(
+        out,
+        "clock      {}",
+        clock.map_or("unknown".to_owned(), |clock| {
+            format!("{} of {}", clock.current, clock.offered.join(", "))
+        })
+    );
+    let _ = writeln!(
+        out,
+        "memory     {}, huge pages {}, swap {}",
+        human(inventory.memory.total_bytes),
+        inventory
+            .memory
+            .huge_pages
+            .as_ref()
+            .map_or("unknown", |choice| &choice.current),
+        human(inventory.memory.swap_bytes),
+    );
+    let limit = |limit: Option<u64>| match limit {
+        None => "unknown".to_owned(),
+        Some(u64::MAX) => "unlimited".to_owned(),
+        Some(number) => number.to_string(),
+    };
+    let _ = writeln!(
+        out,
+        "limits     {} open files, {} bytes locked, io_uring {}",
+        limit(inventory.limits.open_files),
+        limit(inventory.limits.locked_bytes),
+        match kernel.io_uring_disabled {
+            None | Some(0) => "allowed",
+            Some(1) => "for its group only",
+            Some(_) => "forbidden",
+        }
+    );
+    for nic in inventory.nics.iter().filter(|nic| nic.driver.is_some()) {
+        let _ = writeln!(out, "network    {}", card(nic));
+    }
+    if !inventory.ethtool && inventory.nics.iter().any(|nic| nic.driver.is_some()) {
+        let _ = writeln!(
+            out,
+            "           rings, channels and coalescing unknown: apt-get install ethtool"
+        );
+    }
+    let data = &inventory.data;
+    let _ = writeln!(
+        out,
+        "data       {} on {} ({})",
+        data.path,
+        data.filesystem
+            .as_deref()
+            .unwrap_or("an unknown filesystem"),
+        data.options.join(",")
+    );
+    for disk in &data.disks {
+        let _ = writeln!(out, "disk       {}", disk_text(disk));
+    }
+    out
+}
+
+fn card(nic: &Nic) -> String {
+    let mut text = format!(
+        "{}: {}{}, {}",
+        nic.name,
+        nic.driver.as_deref().unwrap_or("virtual"),
+        if nic.default_route {
+            ", default route"
+        } else {
+            ""
+        },
+        counted(nic.receive_queues as u64, "queue"),
+    );
+    if let Some((_, most)) = nic.channels {
+        let _ = write!(text, " of {most}");
+    }
+    if let Some((now, most)) = nic.ring_rx {
+        let _ = write!(text, ", ring {now} of {most}");
+    }
+    for (name, value) in &nic.offloads {
+        if value != "on" {
+            let _ = write!(text, ", {name} {value}");
+        }
+    }
+    if nic.missed > 0 {
+        let _ = write!(text, ", {} packets missed", nic.missed);
+    }
+    text
+}
+
+fn disk_text(disk: &Disk) -> String {
+    format!(
+        "{}{}: scheduler {}, cache {}, FUA {}, {} requests",
+        disk.name,
+        disk.model
+            .as_ref()
+            .map_or(String::new(), |model| format!(" ({model})")),
+        disk.scheduler
+            .as_ref()
+            .map_or("unknown", |scheduler| &scheduler.current),
+        disk.write_cache.as_deref().unwrap_or("unknown"),
+        match disk.fua {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "unknown",
+        },
+        disk.requests_max
+            .map_or("unknown".to_owned(), |requests| requests.to_string()),
+    )
+}
