@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 nothing to do (or done), 3 changes pending, 1 failed, 2 bad usage.
 
+mod change;
 mod text;
 
 use std::io::Write as _;
@@ -28,6 +29,16 @@ pub enum TuneCommand {
     Check(CheckFlags),
     /// Measure the device under a data directory for some seconds; `serve` goes by the result
     Probe(ProbeFlags),
+    /// Print the difference between what is and what is wanted, or the script that makes it; changes nothing
+    Plan(PlanFlags),
+    /// Change what `plan` prints, all of it or nothing; the old values are kept for `revert`
+    Apply(ChangeFlags),
+    /// Read every changed setting again, and look at its effect; changes nothing
+    Verify(StateFlags),
+    /// Put every changed setting back as it was
+    Revert(RevertFlags),
+    /// Install files that set at boot what `plan` prints, or take them away again
+    Persist(PersistFlags),
     /// Write down what `check` reads of this machine, for --machine elsewhere
     Record(RecordFlags),
 }
@@ -64,6 +75,79 @@ pub struct CheckFlags {
     pub json: bool,
 }
 
+/// Flags of `pinion tune plan`.
+#[derive(Args, Debug)]
+pub struct PlanFlags {
+    #[command(flatten)]
+    pub wanted: WantedFlags,
+    /// Look at a recorded machine instead of this one (`pinion tune record`)
+    #[arg(long, value_name = "FILE")]
+    pub machine: Option<PathBuf>,
+    /// Print a POSIX shell script that does the same
+    #[arg(long)]
+    pub script: bool,
+}
+
+/// Where the old values are kept.
+#[derive(Args, Clone, Debug)]
+pub struct StateDirectory {
+    /// Directory for old values and for what was installed
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/pinion/tuning")]
+    pub state: PathBuf,
+}
+
+/// Flags of `pinion tune apply`.
+#[derive(Args, Debug)]
+pub struct ChangeFlags {
+    #[command(flatten)]
+    pub wanted: WantedFlags,
+    #[command(flatten)]
+    pub state: StateDirectory,
+    /// Do it; without this the plan is printed and nothing is changed
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Flags of `pinion tune verify`.
+#[derive(Args, Debug)]
+pub struct StateFlags {
+    #[command(flatten)]
+    pub wanted: WantedFlags,
+    #[command(flatten)]
+    pub state: StateDirectory,
+}
+
+/// Flags of `pinion tune revert`.
+#[derive(Args, Debug)]
+pub struct RevertFlags {
+    #[command(flatten)]
+    pub state: StateDirectory,
+    /// Do it; without this nothing is changed
+    #[arg(long)]
+    pub yes: bool,
+    /// Also put back what somebody changed since
+    #[arg(long, conflicts_with = "keep")]
+    pub force: bool,
+    /// Leave what somebody changed since as it is, and forget its old value
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Flags of `pinion tune persist`.
+#[derive(Args, Debug)]
+pub struct PersistFlags {
+    #[command(flatten)]
+    pub wanted: WantedFlags,
+    #[command(flatten)]
+    pub state: StateDirectory,
+    /// Do it; without this the files are printed and nothing is written
+    #[arg(long)]
+    pub yes: bool,
+    /// Take the installed files away again (with --force also those that were changed since)
+    #[arg(long)]
+    pub remove: bool,
+}
+
 /// Flags of `pinion tune record`.
 #[derive(Args, Debug)]
 pub struct RecordFlags {
@@ -82,6 +166,11 @@ pub fn run(command: &TuneCommand) -> Result<(), Failure> {
     match command {
         TuneCommand::Check(flags) => check(flags),
         TuneCommand::Probe(flags) => probe::run(flags),
+        TuneCommand::Plan(flags) => plan(flags),
+        TuneCommand::Apply(flags) => change::apply(flags),
+        TuneCommand::Verify(flags) => change::verify(flags),
+        TuneCommand::Revert(flags) => change::revert(flags),
+        TuneCommand::Persist(flags) => change::persist(flags),
         TuneCommand::Record(flags) => record(flags),
     }
 }
@@ -138,6 +227,19 @@ fn check(flags: &CheckFlags) -> Result<(), Failure> {
         print(&format!("{json}\n"))?;
     } else {
         print(&text::report(&report))?;
+    }
+    pending(report.pending)
+}
+
+fn plan(flags: &PlanFlags) -> Result<(), Failure> {
+    let wanted = &flags.wanted;
+    let profile = profile(&wanted.profile)?;
+    let machine = machine(flags.machine.as_deref())?;
+    let report = Report::of(&*machine, path_text(&wanted.data)?, &profile, wanted.force);
+    if flags.script {
+        print(&tuning::script::script(&report))?;
+    } else {
+        print(&text::difference(&report))?;
     }
     pending(report.pending)
 }

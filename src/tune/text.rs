@@ -40,6 +40,31 @@ pub fn report(report: &Report) -> String {
     out
 }
 
+/// What would be changed, as a difference.
+pub fn difference(report: &Report) -> String {
+    let mut out = String::new();
+    for found in report.group(Group::Change) {
+        let current = found.current.as_deref().unwrap_or_default();
+        let value = found.value.as_deref().unwrap_or_default();
+        let _ = writeln!(out, "# {}", found.why);
+        let _ = writeln!(out, "-{} = {current}\n+{} = {value}", found.id, found.id);
+    }
+    for found in report.group(Group::Refused) {
+        let reason = found.reason.as_deref().unwrap_or_default();
+        let current = found.current.as_deref().unwrap_or_default();
+        let _ = writeln!(out, "# not changed: {} = {current}: {reason}", found.id);
+    }
+    let _ = match report.pending {
+        0 => writeln!(out, "# nothing to do"),
+        changes => writeln!(
+            out,
+            "# {}: pinion tune apply --yes makes them",
+            counted(changes as u64, "change")
+        ),
+    };
+    out
+}
+
 fn line(out: &mut String, group: Group, found: &Finding) {
     let current = found.current.as_deref().unwrap_or("-");
     let values = match group {

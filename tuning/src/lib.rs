@@ -11,13 +11,22 @@
 //!
 //! Knows nothing of the engine: no shard, no record, no wire.
 
+pub mod apply;
 pub mod check;
+mod error;
 mod ethtool;
 pub mod inventory;
 mod items;
+mod journal;
+pub mod persist;
 pub mod recorded;
 pub mod recorder;
+pub mod revert;
+pub mod script;
 pub mod settings;
 mod steering;
 pub mod system;
 pub mod target;
+pub mod verify;
+
+pub use error::Error;

@@ -175,6 +175,30 @@ impl Recorded {
             .insert(path.to_owned(), Entry::File(text));
     }
 
+    /// A card shows as many queues as it has channels; those that come new are as the first one is made: untouched.
+    fn show_queues(&self, nic: &str, count: usize) {
+        let mut entries = self.entries.borrow_mut();
+        for kind in ["rx", "tx"] {
+            let prefix = format!("/sys/class/net/{nic}/queues/{kind}-");
+            let number = |path: &str| -> Option<usize> {
+                path.strip_prefix(&prefix)?.split('/').next()?.parse().ok()
+            };
+            entries.retain(|path, _| number(path).is_none_or(|queue| queue < count));
+            let first = format!("{prefix}0/");
+            let files: Vec<String> = entries
+                .keys()
+                .filter_map(|path| path.strip_prefix(&first).map(str::to_owned))
+                .collect();
+            for queue in 1..count {
+                for file in &files {
+                    entries
+                        .entry(format!("{prefix}{queue}/{file}"))
+                        .or_insert_with(|| Entry::File("0\n".to_owned()));
+                }
+            }
+        }
+    }
+
     /// The kernel sizes the request queue anew for another scheduler.
     fn another_scheduler(&self, path: &str, value: &str) {
         let requests = path.replace("/scheduler", "/nr_requests");
@@ -271,6 +295,9 @@ impl System for Recorded {
         }
         let text = ethtool::with(&text, words.field, value).ok_or_else(invalid)?;
         self.put(&path, text);
+        if words.setting == ethtool::Setting::Channels {
+            self.show_queues(nic, value.parse().map_err(|_| invalid())?);
+        }
         Ok(())
     }
 

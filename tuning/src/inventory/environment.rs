@@ -129,10 +129,14 @@ fn container(system: &dyn System, mounts: &str) -> Option<String> {
     let layered = root
         .split_once(" - ")
         .is_some_and(|(_, after)| after.contains("overlay"));
-    ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"]
-        .into_iter()
-        .find(|marker| layered && system.read(marker).is_ok())
-        .map(str::to_owned)
+    [
+        "/.dockerenv",
+        "/run/.containerenv",
+        "/run/systemd/container",
+    ]
+    .into_iter()
+    .find(|marker| layered && system.read(marker).is_ok())
+    .map(str::to_owned)
 }
 
 /// /proc/net follows the process, /sys the mount: in another network namespace it may show the cards of the first one.
@@ -158,9 +162,10 @@ fn sysfs_is_of_this_network(system: &dyn System) -> bool {
         .filter(|line| !line.starts_with(['\t', ' ']))
         .all(|line| {
             let mut words = line.split_whitespace();
-            let (Some(index), Some(name)) =
-                (words.next().and_then(|n| n.parse().ok()), words.next())
-            else {
+            let (Some(index), Some(name)) = (
+                words.next().and_then(|n| n.parse::<u32>().ok()),
+                words.next(),
+            ) else {
                 return true;
             };
             let shown: Option<u32> = number(system, &format!("/sys/class/net/{name}/ifindex"));

@@ -228,7 +228,7 @@ impl Over<'_> {
 
     fn of_machine(&self, row: &'static Row, target: Target) -> Item {
         let want = if row.rule == Rule::FromTopology && self.profile.value(row).is_some() {
-            self.from_topology(row)
+            self.topology_wants(row)
         } else {
             self.want(row)
         };
@@ -236,7 +236,7 @@ impl Over<'_> {
     }
 
     /// Rows of the whole machine that follow from how its cards are steered.
-    fn from_topology(&self, row: &Row) -> Want {
+    fn topology_wants(&self, row: &Row) -> Want {
         let spread = self
             .inventory
             .nics

@@ -1,0 +1,234 @@
+//! The commands that change something, and `verify`: what they did, in words.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use tuning::apply::Request;
+use tuning::check::Report;
+use tuning::persist::Persisted;
+use tuning::revert::Conflict;
+use tuning::settings::Profile;
+use tuning::system::Host;
+
+use super::{
+    ChangeFlags, PersistFlags, RevertFlags, StateDirectory, StateFlags, WantedFlags, path_text,
+    pending, print, profile, text,
+};
+use crate::exit::{Failure, usage};
+use crate::text::counted;
+
+/// Flags as whole paths: what is written down must mean the same from any directory.
+struct Asked {
+    profile: Profile,
+    data: String,
+    state: String,
+    force: bool,
+    host: Host,
+}
+
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let absolute = std::path::absolute(path).with_context(|| path.display().to_string())?;
+    path_text(&absolute).map(str::to_owned)
+}
+
+impl Asked {
+    fn new(wanted: &WantedFlags, state: &StateDirectory) -> Result<Asked, Failure> {
+        Ok(Asked {
+            profile: profile(&wanted.profile)?,
+            data: absolute(&wanted.data)?,
+            state: absolute(&state.state)?,
+            force: wanted.force,
+            host: Host::this(),
+        })
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request {
+            system: &self.host,
+            data: &self.data,
+            profile: &self.profile,
+            force: self.force,
+            state: &self.state,
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report::of(&self.host, &self.data, &self.profile, self.force)
+    }
+}
+
+/// Changes what is to be changed.
+pub fn apply(flags: &ChangeFlags) -> Result<(), Failure> {
+    let asked = Asked::new(&flags.wanted, &flags.state)?;
+    if !flags.yes {
+        let report = asked.report();
+        print(&text::difference(&report))?;
+        return pending(report.pending);
+    }
+    let applied = tuning::apply::apply(asked.request())?;
+    let mut out = String::new();
+    if applied.resumed {
+        out.push_str("an earlier run had been cut short: it is finished\n");
+    }
+    for change in &applied.changed {
+        let _ = writeln!(out, "{}: {} -> {}", change.id, change.from, change.to);
+    }
+    for (id, reason) in &applied.left_out {
+        let _ = writeln!(
+            out,
+            "{id}: left as it is, the device does not take it: {reason}"
+        );
+    }
+    let _ = match applied.changed.len() {
+        0 => writeln!(out, "nothing to do"),
+        changed => writeln!(
+            out,
+            "{} made; pinion tune verify looks at them again, pinion tune revert --yes puts them back",
+            counted(changed as u64, "change")
+        ),
+    };
+    Ok(print(&out)?)
+}
+
+/// Reads again.
+pub fn verify(flags: &StateFlags) -> Result<(), Failure> {
+    let asked = Asked::new(&flags.wanted, &flags.state)?;
+    let verified = tuning::verify::verify(asked.request())?;
+    let mut out = String::new();
+    match &verified.profile {
+        None => out.push_str("nothing was applied since this machine was booted\n"),
+        Some(profile) => {
+            let _ = writeln!(
+                out,
+                "profile {profile}: {} as they were left",
+                counted(verified.held as u64, "setting")
+            );
+            let _ = writeln!(
+                out,
+                "{} dropped by the receive path since",
+                counted(verified.dropped_since, "packet")
+            );
+        }
+    }
+    for (id, left, now) in &verified.drifted {
+        let _ = writeln!(out, "{id}: {left} was left there, now it is {now}");
+    }
+    for problem in verified.without_effect.iter().chain(&verified.files) {
+        let _ = writeln!(out, "{problem}");
+    }
+    if verified.unfinished {
+        out.push_str("a run was cut short: pinion tune apply --yes finishes it, pinion tune revert --yes undoes it\n");
+    }
+    if verified.pending > 0 {
+        let _ = writeln!(
+            out,
+            "{} pending: pinion tune plan shows the difference",
+            counted(verified.pending as u64, "change")
+        );
+    }
+    print(&out)?;
+    if !verified.holds() {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "not everything is as it was left: pinion tune apply --yes sets it again, pinion tune revert --yes puts back what was there before"
+        )));
+    }
+    pending(verified.pending)
+}
+
+/// Puts back.
+pub fn revert(flags: &RevertFlags) -> Result<(), Failure> {
+    if !flags.yes {
+        return Err(usage(
+            "revert changes settings of this machine: type pinion tune revert --yes",
+        ));
+    }
+    let conflict = match (flags.force, flags.keep) {
+        (true, _) => Conflict::Overwrite,
+        (_, true) => Conflict::Keep,
+        _ => Conflict::Refuse,
+    };
+    let state = absolute(&flags.state.state)?;
+    let reverted = tuning::revert::revert(&Host::this(), &state, conflict)?;
+    let mut out = String::new();
+    for change in &reverted.restored {
+        let _ = writeln!(out, "{}: {} -> {}", change.id, change.from, change.to);
+    }
+    for id in &reverted.gone {
+        let _ = writeln!(out, "{id}: is not there any more");
+    }
+    let left: Vec<String> = reverted.left().collect();
+    if reverted.rebooted {
+        out.push_str("the machine was booted since: all of it had ended by itself\n");
+    } else if reverted.restored.is_empty() && left.is_empty() {
+        out.push_str("nothing to put back\n");
+    }
+    print(&out)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(anyhow::anyhow!(
+        "not put back: {}. What somebody changed since is put back by --force, or left for good by --keep",
+        left.join("; ")
+    )))
+}
+
+/// Installs files, or takes them away.
+pub fn persist(flags: &PersistFlags) -> Result<(), Failure> {
+    let asked = Asked::new(&flags.wanted, &flags.state)?;
+    if flags.remove {
+        if !flags.yes {
+            return Err(usage(
+                "this takes files away: type pinion tune persist --remove --yes",
+            ));
+        }
+        let persisted = tuning::persist::remove(&asked.host, &asked.state, asked.force)?;
+        return Ok(print(&persisted_text(&persisted))?);
+    }
+    let program = std::env::current_exe().context("where this program is")?;
+    let program = path_text(&program)?;
+    let mut request = asked.request();
+    // A profile file must be found from any directory.
+    let mut profile = asked.profile.clone();
+    if profile.name != profile.base.name() {
+        profile.name = absolute(Path::new(&profile.name))?;
+    }
+    request.profile = &profile;
+    if !flags.yes {
+        let files = tuning::persist::preview(request, program)?;
+        let mut out = String::new();
+        for (path, text) in &files {
+            let _ = writeln!(out, "==> {path}\n{text}");
+        }
+        let _ = writeln!(
+            out,
+            "{}: pinion tune persist --yes writes them",
+            counted(files.len() as u64, "file")
+        );
+        print(&out)?;
+        return pending(files.len());
+    }
+    let persisted = tuning::persist::persist(request, program)?;
+    Ok(print(&persisted_text(&persisted))?)
+}
+
+fn persisted_text(persisted: &Persisted) -> String {
+    let mut out = String::new();
+    for path in &persisted.written {
+        let _ = writeln!(out, "{path}: installed");
+    }
+    for path in &persisted.removed {
+        let _ = writeln!(out, "{path}: taken away");
+    }
+    if persisted.written.is_empty() && persisted.removed.is_empty() {
+        out.push_str("nothing to do\n");
+    }
+    if !persisted.next.is_empty() {
+        let _ = writeln!(
+            out,
+            "it counts from the next boot on; now: {}",
+            persisted.next.join("; ")
+        );
+    }
+    out
+}
