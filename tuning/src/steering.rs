@@ -112,6 +112,19 @@ impl Steering {
         }
     }
 
+    /// Threads that send by a queue, of `queues`: its own core, or an equal part of those that compute.
+    #[must_use]
+    pub fn senders(&self, queue: usize, queues: usize) -> Vec<usize> {
+        match self {
+            Steering::Leave(_) => Vec::new(),
+            Steering::QueuePerCore(cores) => cores.get(queue).copied().into_iter().collect(),
+            Steering::Spread { compute, .. } => {
+                let part = compute.iter().skip(queue).step_by(queues.max(1));
+                part.copied().collect()
+            }
+        }
+    }
+
     /// Threads that a receive queue's packets are handed to; none where they stay.
     #[must_use]
     pub fn handed_to(&self) -> Option<&[usize]> {

@@ -14,8 +14,26 @@ impl Over<'_> {
             .any(|nic| !matches!(self.steering(nic), Steering::Leave(_)))
     }
 
-    /// How a card will be steered with the queues that it has or may get now.
+    /// How a card will be steered. Where one card has a queue for every core, the others are left: they are not what the engine's
+    /// packets come by, and cores set aside for them would be taken from it.
     pub(super) fn steering(&self, nic: &Nic) -> Steering {
+        let steering = self.steering_alone(nic);
+        let others = self.inventory.nics.iter();
+        if matches!(steering, Steering::Spread { .. })
+            && others
+                .map(|other| self.steering_alone(other))
+                .any(|other| matches!(other, Steering::QueuePerCore(_)))
+        {
+            return Steering::Leave("another card has a queue for every core".to_owned());
+        }
+        steering
+    }
+
+    /// With the queues that it has or may get now.
+    fn steering_alone(&self, nic: &Nic) -> Steering {
+        if nic.state == "down" {
+            return Steering::Leave("the card is down".to_owned());
+        }
         let now = nic
             .channels
             .map_or(nic.receive_queues as u64, |(now, _)| now);
@@ -182,8 +200,8 @@ impl Over<'_> {
         let item = |queue: usize| {
             let (file, shape, value) = match part {
                 NicPart::Xps => {
-                    let core = steering.core_of(queue)?;
-                    ("xps_cpus", Shape::Mask, mask_of(&[core]))
+                    let cores = steering.senders(queue, count);
+                    ("xps_cpus", Shape::Mask, mask_of(&cores))
                 }
                 NicPart::Rps => ("rps_cpus", Shape::Mask, mask_of(handed_to)),
                 _ => ("rps_flow_cnt", Shape::Words, flows.to_string()),

@@ -45,7 +45,7 @@ pub const TABLE: &[Row] = &[
         "irqbalance moves them back unless they are banned from it (persist writes the ban); a reset of the card loses it",
     ),
     row(
-        "nic.xps_cpus", Place::Nic(NicPart::Xps), FromTopology, [Some("the core of the queue's interrupt"); 2], Nothing, Always, Host,
+        "nic.xps_cpus", Place::Nic(NicPart::Xps), FromTopology, [Some("the queue's core, or its part of the shard cores"); 2], Nothing, Always, Host,
         "a core sends by a queue whose completions come back to it",
         "none where queues and cores match",
     ),
