@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use tuning::apply::Request;
 use tuning::check::Report;
-use tuning::persist::Persisted;
+use tuning::persist::{Persisted, Unit};
 use tuning::revert::Conflict;
 use tuning::settings::Profile;
 use tuning::system::Host;
@@ -138,17 +138,26 @@ pub fn verify(flags: &StateFlags) -> Result<(), Failure> {
 
 /// Puts back.
 pub fn revert(flags: &RevertFlags) -> Result<(), Failure> {
-    if !flags.yes {
-        return Err(usage(
-            "revert changes settings of this machine: type pinion tune revert --yes",
-        ));
-    }
     let conflict = match (flags.force, flags.keep) {
         (true, _) => Conflict::Overwrite,
         (_, true) => Conflict::Keep,
         _ => Conflict::Refuse,
     };
     let state = absolute(&flags.state.state)?;
+    if !flags.yes {
+        let changes = tuning::revert::preview(&Host::this(), &state)?;
+        let mut out = String::new();
+        for change in &changes {
+            let _ = writeln!(out, "{}: {} -> {}", change.id, change.from, change.to);
+        }
+        let _ = writeln!(
+            out,
+            "{} to put back: pinion tune revert --yes does it",
+            counted(changes.len() as u64, "setting")
+        );
+        print(&out)?;
+        return pending(changes.len());
+    }
     let reverted = tuning::revert::revert(&Host::this(), &state, conflict)?;
     let mut out = String::new();
     for change in &reverted.restored {
@@ -186,7 +195,10 @@ pub fn persist(flags: &PersistFlags) -> Result<(), Failure> {
         return Ok(print(&persisted_text(&persisted))?);
     }
     let program = std::env::current_exe().context("where this program is")?;
-    let program = path_text(&program)?;
+    let unit = Unit {
+        program: path_text(&program)?,
+        server: flags.systemd,
+    };
     let mut request = asked.request();
     // A profile file must be found from any directory.
     let mut profile = asked.profile.clone();
@@ -195,7 +207,7 @@ pub fn persist(flags: &PersistFlags) -> Result<(), Failure> {
     }
     request.profile = &profile;
     if !flags.yes {
-        let files = tuning::persist::preview(request, program)?;
+        let files = tuning::persist::preview(request, unit)?;
         let mut out = String::new();
         for (path, text) in &files {
             let _ = writeln!(out, "==> {path}\n{text}");
@@ -208,7 +220,7 @@ pub fn persist(flags: &PersistFlags) -> Result<(), Failure> {
         print(&out)?;
         return pending(files.len());
     }
-    let persisted = tuning::persist::persist(request, program)?;
+    let persisted = tuning::persist::persist(request, unit)?;
     Ok(print(&persisted_text(&persisted))?)
 }
 

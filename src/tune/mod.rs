@@ -122,7 +122,7 @@ pub struct StateFlags {
 pub struct RevertFlags {
     #[command(flatten)]
     pub state: StateDirectory,
-    /// Do it; without this nothing is changed
+    /// Do it; without this the old values are printed and nothing is changed
     #[arg(long)]
     pub yes: bool,
     /// Also put back what somebody changed since
@@ -143,6 +143,9 @@ pub struct PersistFlags {
     /// Do it; without this the files are printed and nothing is written
     #[arg(long)]
     pub yes: bool,
+    /// Also the server's own unit and slice
+    #[arg(long, conflicts_with = "remove")]
+    pub systemd: bool,
     /// Take the installed files away again (with --force also those that were changed since)
     #[arg(long)]
     pub remove: bool,

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::journal::{self, Found, Journal};
 use crate::system::System;
 
-pub use files::{RULES, SERVICE, sysctl_template};
+pub use files::{RULES, SERVICE, Unit, sysctl_template};
 
 /// One file that is ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,8 +151,8 @@ fn wanted<'a>(
     report.findings.iter().filter(ours).collect()
 }
 
-/// Installs the files. `program` is the path of this binary, for the unit.
-pub fn persist(request: Request<'_>, program: &str) -> Result<Persisted, Error> {
+/// Installs the files.
+pub fn persist(request: Request<'_>, unit: Unit<'_>) -> Result<Persisted, Error> {
     let Request { system, state, .. } = request;
     let report = Report::of(system, request.data, request.profile, request.force);
     if let Some(reason) = report.inventory.environment.not_the_host() {
@@ -167,7 +167,7 @@ pub fn persist(request: Request<'_>, program: &str) -> Result<Persisted, Error> 
     };
     let before = Manifest::load(system, state)?;
     let findings = wanted(&report, journal.as_ref(), &before);
-    let rendered = files::render(request, &report, &findings, program)?;
+    let rendered = files::render(request, &report, &findings, unit)?;
     let mut after = Manifest {
         ids: findings.iter().map(|finding| finding.id.clone()).collect(),
         files: Vec::new(),
@@ -262,7 +262,7 @@ pub fn remove(system: &dyn System, state: &str, force: bool) -> Result<Persisted
 }
 
 /// What `persist` would write: path and text of each file.
-pub fn preview(request: Request<'_>, program: &str) -> Result<Vec<(String, String)>, Error> {
+pub fn preview(request: Request<'_>, unit: Unit<'_>) -> Result<Vec<(String, String)>, Error> {
     let Request { system, state, .. } = request;
     let report = Report::of(system, request.data, request.profile, request.force);
     let journal = match Journal::find(system, state)? {
@@ -271,7 +271,7 @@ pub fn preview(request: Request<'_>, program: &str) -> Result<Vec<(String, Strin
     };
     let manifest = Manifest::load(system, state)?;
     let findings = wanted(&report, journal.as_ref(), &manifest);
-    let files = files::render(request, &report, &findings, program)?;
+    let files = files::render(request, &report, &findings, unit)?;
     Ok(files
         .into_iter()
         .map(|file| (file.path, file.text))

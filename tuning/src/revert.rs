@@ -64,6 +64,22 @@ pub fn revert(system: &dyn System, state: &str, conflict: Conflict) -> Result<Re
     }
 }
 
+/// What a revert would put back: the setting, its value now, its value before. Writes nothing.
+pub fn preview(system: &dyn System, state: &str) -> Result<Vec<Change>, Error> {
+    let Found::Journal(journal) = Journal::find(system, state)? else {
+        return Ok(Vec::new());
+    };
+    let change = |entry: Entry| {
+        let from = entry.target.read(system).ok()?;
+        (from != entry.before).then_some(Change {
+            id: entry.id,
+            from,
+            to: entry.before,
+        })
+    };
+    Ok(journal.entries.into_iter().filter_map(change).collect())
+}
+
 /// What there is to do about one entry.
 enum Verdict {
     Nothing,

@@ -258,6 +258,10 @@ impl Over<'_> {
             let why = "the kernel cannot set frequencies here (in a guest the host does)";
             return vec![absent(row, None, why)];
         }
+        let preference = file == "energy_performance_preference";
+        if preference && policies.iter().all(|policy| policy.preference.is_none()) {
+            return vec![absent(row, None, "the driver has no such preference")];
+        }
         let item = |policy: &FrequencyPolicy| {
             let path = format!("/sys/devices/system/cpu/cpufreq/{}/{file}", policy.name);
             let want = match self.want(row) {

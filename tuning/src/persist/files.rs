@@ -13,6 +13,18 @@ pub const RULES: &str = include_str!("../../../sysctl/90-pinion.rules");
 /// The unit that applies the rest at boot.
 pub const SERVICE: &str = include_str!("../../../sysctl/pinion-tune.service");
 
+/// The server as a service, and the slice that it runs in.
+const SERVER: [(&str, &str); 2] = [
+    (
+        "/etc/systemd/system/pinion.service",
+        include_str!("../../../sysctl/systemd/pinion.service"),
+    ),
+    (
+        "/etc/systemd/system/pinion.slice",
+        include_str!("../../../sysctl/systemd/pinion.slice"),
+    ),
+];
+
 /// Kernel settings of a profile, as `sysctl/` shows them.
 #[must_use]
 pub fn sysctl_template(base: Base) -> &'static str {
@@ -27,6 +39,15 @@ const RULES_PATH: &str = "/etc/udev/rules.d/90-pinion.rules";
 const SERVICE_PATH: &str = "/etc/systemd/system/pinion-tune.service";
 const SERVICE_LINK: &str = "/etc/systemd/system/multi-user.target.wants/pinion-tune.service";
 const IRQBALANCE_PATHS: [&str; 2] = ["/etc/default/irqbalance", "/etc/sysconfig/irqbalance"];
+
+/// What the units need to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit<'a> {
+    /// Path of this binary.
+    pub program: &'a str,
+    /// Whether the server's own unit and slice are installed too.
+    pub server: bool,
+}
 
 /// A file of this machine.
 pub(super) struct File {
@@ -55,8 +76,9 @@ pub(super) fn render(
     request: Request<'_>,
     report: &Report,
     findings: &[&Finding],
-    program: &str,
+    unit: Unit<'_>,
 ) -> Result<Vec<File>, Error> {
+    let Unit { program, server } = unit;
     let (sysctl, others): (Vec<&Finding>, Vec<&Finding>) = findings
         .iter()
         .partition(|finding| place(finding) == Some(Place::Sysctl));
@@ -85,6 +107,21 @@ pub(super) fn render(
             link: true,
             ..owned(SERVICE_LINK, SERVICE_PATH.to_owned())
         });
+    }
+    if server {
+        if !report.inventory.environment.systemd {
+            return Err(Error::NotHere(
+                "systemd does not run here: leave --systemd out".to_owned(),
+            ));
+        }
+        files.extend(SERVER.map(|(path, text)| {
+            // The unit names the place of an installed binary; this one may lie elsewhere.
+            let ours = format!("ExecStart={} ", argument(program));
+            owned(
+                path,
+                text.replace("ExecStart=/usr/local/bin/pinion ", &ours),
+            )
+        }));
     }
     files.extend(irqbalance_file(request, report, &rest)?);
     Ok(files)
@@ -254,7 +291,7 @@ pub(super) fn next_steps(paths: &[String]) -> Vec<&'static str> {
     if has(RULES_PATH) {
         steps.push("udevadm control --reload && udevadm trigger --subsystem-match=block");
     }
-    if has(SERVICE_PATH) {
+    if has(SERVICE_PATH) || SERVER.iter().any(|(path, _)| has(path)) {
         steps.push("systemctl daemon-reload");
     }
     if IRQBALANCE_PATHS.iter().any(|path| has(path)) {

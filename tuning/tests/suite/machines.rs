@@ -75,7 +75,13 @@ fn looking_writes_nothing() {
             let _ = tuning::script::script(&report);
             tuning::verify::verify(request).expect("a machine that can be read");
             // A container has no systemd for the unit: that is a refusal, and writes nothing either.
-            let _ = tuning::persist::preview(request, "/usr/bin/pinion");
+            let _ = tuning::persist::preview(
+                request,
+                tuning::persist::Unit {
+                    program: "/usr/bin/pinion",
+                    server: true,
+                },
+            );
         }
         assert_eq!(faulty.writes.get(), 0, "{name}");
     }

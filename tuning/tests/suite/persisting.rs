@@ -3,7 +3,7 @@
 use tuning::Error;
 use tuning::apply::apply;
 use tuning::check::Report;
-use tuning::persist::{persist, remove};
+use tuning::persist::{Unit, persist, remove};
 use tuning::recorded::Recorded;
 use tuning::revert::{Conflict, revert};
 use tuning::settings::{Base, Profile};
@@ -16,7 +16,10 @@ const RULES: &str = "/etc/udev/rules.d/90-pinion.rules";
 const UNIT: &str = "/etc/systemd/system/pinion-tune.service";
 const LINK: &str = "/etc/systemd/system/multi-user.target.wants/pinion-tune.service";
 const BALANCE: &str = "/etc/default/irqbalance";
-const PROGRAM: &str = "/opt/with space/pinion";
+const PROGRAM: Unit<'_> = Unit {
+    program: "/opt/with space/pinion",
+    server: false,
+};
 
 fn lines(machine: &Recorded, path: &str) -> Vec<String> {
     let text = machine
@@ -186,5 +189,28 @@ fn a_container_installs_nothing() {
     let before = content(&machine);
     let error = persist(request(&machine, data, &profile), PROGRAM).expect_err("not a host");
     assert!(error.to_string().contains("on the host itself"), "{error}");
+    assert_eq!(content(&machine), before);
+}
+
+#[test]
+fn the_servers_own_units_come_and_go_with_the_rest() {
+    let (machine, data) = machine("ec2-16core-ena");
+    let before = content(&machine);
+    let profile = Profile::built_in(Base::Throughput);
+    let request = request(&machine, data, &profile);
+    let unit = Unit {
+        program: "/opt/pinion",
+        server: true,
+    };
+    let persisted = persist(request, unit).expect("a machine with systemd");
+    let server = "/etc/systemd/system/pinion.service".to_owned();
+    assert!(persisted.written.contains(&server));
+    let text = machine.read(&server).expect("there");
+    assert!(
+        text.contains("\nExecStart=/opt/pinion serve --data"),
+        "{text}"
+    );
+    assert!(machine.read("/etc/systemd/system/pinion.slice").is_ok());
+    remove(&machine, STATE, false).expect("ours");
     assert_eq!(content(&machine), before);
 }
