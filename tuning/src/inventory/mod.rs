@@ -40,6 +40,8 @@ pub struct Inventory {
     pub ethtool: bool,
     /// Whether irqbalance runs.
     pub irqbalance: bool,
+    /// Whether its configuration bans interrupts from it.
+    pub irqbalance_bans: bool,
     /// Where the data directory lies.
     pub data: Data,
 }
@@ -93,11 +95,21 @@ impl Inventory {
                 || system
                     .list("/run/irqbalance")
                     .is_ok_and(|names| names.iter().any(|name| name.ends_with(".sock"))),
+            irqbalance_bans: IRQBALANCE_PATHS.iter().any(|path| {
+                text(system, path).is_some_and(|text| {
+                    text.lines()
+                        .any(|line| !line.starts_with('#') && line.contains("--banirq"))
+                })
+            }),
             data: Data::gather(system, data),
             environment,
         }
     }
 }
+
+/// Where distributions keep irqbalance's own settings.
+pub(crate) const IRQBALANCE_PATHS: [&str; 2] =
+    ["/etc/default/irqbalance", "/etc/sysconfig/irqbalance"];
 
 /// A file's text without the white space around it; None if it cannot be read.
 pub(crate) fn text(system: &dyn System, path: &str) -> Option<String> {

@@ -345,9 +345,9 @@ impl Over<'_> {
                 )
             }
             Reading::IrqBalance => word(
-                inventory.irqbalance && self.steers_any(),
-                "running",
-                "not running",
+                inventory.irqbalance && !inventory.irqbalance_bans && self.steers_any(),
+                "moves interrupts",
+                "out of the way",
             ),
             Reading::Barrier | Reading::Discard => {
                 let why = format!("{} is on no block device", inventory.data.path);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::apply::Request;
 use crate::check::{Finding, Report};
 use crate::error::Error;
+use crate::inventory::IRQBALANCE_PATHS;
 use crate::settings::{Base, Place, Row};
 use crate::target::Target;
 
@@ -38,7 +39,6 @@ const SYSCTL_PATH: &str = "/etc/sysctl.d/90-pinion.conf";
 const RULES_PATH: &str = "/etc/udev/rules.d/90-pinion.rules";
 const SERVICE_PATH: &str = "/etc/systemd/system/pinion-tune.service";
 const SERVICE_LINK: &str = "/etc/systemd/system/multi-user.target.wants/pinion-tune.service";
-const IRQBALANCE_PATHS: [&str; 2] = ["/etc/default/irqbalance", "/etc/sysconfig/irqbalance"];
 
 /// What the units need to know.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,10 @@ pub(super) fn render(
     findings: &[&Finding],
     unit: Unit<'_>,
 ) -> Result<Vec<File>, Error> {
-    let Unit { program, server } = unit;
+    let program = unit.program;
+    // Once installed it stays until everything goes: a later run without the flag is about the settings alone.
+    let installed = super::Manifest::load(request.system, request.state)?;
+    let server = unit.server || installed.owned(SERVER[0].0).is_some();
     let (sysctl, others): (Vec<&Finding>, Vec<&Finding>) = findings
         .iter()
         .partition(|finding| place(finding) == Some(Place::Sysctl));

@@ -68,7 +68,7 @@ pub const TABLE: &[Row] = &[
     row(
         "irqbalance", Place::Reading(Reading::IrqBalance),
         Expected("it moves the interrupts above back; pinion tune persist --yes bans them from it, systemctl stop irqbalance ends it"),
-        [Some("not running"); 2], Nothing, Always, Host,
+        [Some("out of the way"); 2], Nothing, Always, Host,
         "it spreads interrupts without knowing where the shards are",
         "none",
     ),

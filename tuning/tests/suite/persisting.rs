@@ -2,7 +2,7 @@
 
 use tuning::Error;
 use tuning::apply::apply;
-use tuning::check::Report;
+use tuning::check::{Group, Report};
 use tuning::persist::{Unit, persist, remove};
 use tuning::recorded::Recorded;
 use tuning::revert::{Conflict, revert};
@@ -73,6 +73,13 @@ fn files_hold_what_the_machine_needs_and_go_without_trace() {
     assert!(balance.ends_with(
         "IRQBALANCE_ARGS=\"--policyscript=/etc/irq.sh --banirq=28 --banirq=29 --banirq=30 --banirq=31 --banirq=32 --banirq=33 --banirq=34 --banirq=35\"\n"
     ), "{balance}");
+
+    let report = Report::of(&machine, data, &profile, true);
+    let balance = report
+        .findings
+        .iter()
+        .find(|found| found.id == "irqbalance");
+    assert_eq!(balance.map(|found| found.group), Some(Group::Ok), "banned");
 
     // Applied, and persisted again: the same files, although nothing differs any more.
     let files = |machine: &Recorded| -> Vec<(String, String)> {
@@ -211,6 +218,13 @@ fn the_servers_own_units_come_and_go_with_the_rest() {
         "{text}"
     );
     assert!(machine.read("/etc/systemd/system/pinion.slice").is_ok());
+    // A later run that does not ask for it leaves it where it is.
+    let unasked = Unit {
+        server: false,
+        ..unit
+    };
+    persist(request, unasked).expect("ours");
+    assert_eq!(machine.read(&server).expect("there"), text);
     remove(&machine, STATE, false).expect("ours");
     assert_eq!(content(&machine), before);
 }
