@@ -98,6 +98,7 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         DigestKey::new(digest_key),
         ReadCache::new(cache_memory),
         Limits {
+            shards: shared.logs.len() as u64,
             streams_max: crate::streams::STREAMS_MAX_DEFAULT,
             producers: ProducerLimits {
                 producers_max: PRODUCERS_MAX,

@@ -14,6 +14,7 @@ pub struct Outside {
     pub device_sync_seconds: f64,
     pub scrubbed_bytes: u64,
     pub scrub_errors: u64,
+    pub space_held_up: bool,
     pub segments_released: u64,
     pub relocated_bytes: u64,
     pub relocated_records: u64,
@@ -71,6 +72,7 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
         recovery_records: before.recovery_records,
         record_bytes: core.partition.space.record_bytes,
         dead_bytes: core.partition.space.dead_bytes,
+        space_held_up: outside.space_held_up,
     };
     let recycled = log.recycled;
     let counters = &mut core.metrics.counters;

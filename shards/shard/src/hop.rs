@@ -205,7 +205,7 @@ impl<B> Ask<B> {
             } => Ask::Scan {
                 stream: f(stream),
                 from_lsn: *from_lsn,
-                walked: *walked,
+                walked: walked.clone(),
                 limit: *limit,
                 wait_until_ns: *wait_until_ns,
             },

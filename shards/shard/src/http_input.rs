@@ -591,14 +591,17 @@ impl<S> Core<S> {
             && self.state == State::Ready
             && let Some(stream_id) = self.partition.streams.lookup(stream)
         {
-            let (log, mark, oldest_us) =
-                (self.log_number(), self.mark(), self.oldest_us(stream_id));
+            let (log, mark, ended) = (
+                self.log_number(),
+                self.mark(),
+                self.partition.ended(stream_id),
+            );
             let failed = self.partition.log.failed().is_some();
             if let Found::Memory { record, entry } = self.partition.find(stream_id, key, None)
                 && !entry.tombstone
                 && record.stream == stream_id
                 && record.key == key
-                && record.timestamp_us >= oldest_us
+                && !ended.has(&record)
             {
                 let gate = if entry.lsn > mark.durable_lsn {
                     entry.lsn

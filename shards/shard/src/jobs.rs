@@ -236,7 +236,7 @@ impl<S> Core<S> {
                     more,
                 },
             ) => {
-                scan.take(log, set, next_lsn, walked);
+                scan.take(log, set, next_lsn, walked.clone());
                 if scan.is_full() {
                     Next::Finish
                 } else if more {
@@ -586,17 +586,16 @@ impl ScanWork {
         let walked = self.cursor.walked.iter().find(|(l, _)| *l == log);
         (
             next.map_or(1, |(_, lsn)| *lsn),
-            walked.map_or(Walked::default(), |(_, walked)| *walked),
+            walked.map_or(Walked::default(), |(_, walked)| walked.clone()),
         )
     }
     fn take(&mut self, log: u32, set: RecordSet, next_lsn: u64, walked: Walked) {
-        let others = self.cursor.walked.iter().filter(|(l, _)| *l != log);
-        let mut all: Vec<_> = others.copied().collect();
+        let known = &mut self.cursor.walked;
+        known.retain(|(l, _)| *l != log);
         if walked != Walked::default() {
-            all.push((log, walked));
-            all.sort_unstable_by_key(|(l, _)| *l);
+            known.push((log, walked));
+            known.sort_unstable_by_key(|(l, _)| *l);
         }
-        self.cursor.walked = all;
         self.records += set.len() as u32;
         if !set.is_empty() {
             self.set.push(set);

@@ -22,12 +22,15 @@ pub mod driver;
 pub mod engine;
 mod fill_pace;
 mod gauges;
+mod held;
 mod hop;
 mod http_input;
 mod input;
 mod jobs;
 mod log;
 pub mod mailbox;
+#[cfg(test)]
+mod max_bytes_tests;
 mod metrics;
 mod native_input;
 mod outbox;
@@ -59,6 +62,8 @@ mod token;
 pub mod turn;
 #[cfg(test)]
 mod turn_tests;
+#[cfg(test)]
+mod unreadable_tests;
 mod worth;
 
 pub use partition::IndexMemory;

@@ -564,15 +564,15 @@ impl<S> Core<S> {
         {
             let log = self.log_number();
             let mark = self.mark();
-            let (oldest_us, failed) = (
-                self.oldest_us(stream_id),
+            let (ended, failed) = (
+                self.partition.ended(stream_id),
                 self.partition.log.failed().is_some(),
             );
             if let Found::Memory { record, entry } = self.partition.find(stream_id, key, digest)
                 && !entry.tombstone
                 && record.stream == stream_id
                 && record.key == key
-                && record.timestamp_us >= oldest_us
+                && !ended.has(&record)
             {
                 let gate = if entry.lsn > mark.durable_lsn {
                     entry.lsn

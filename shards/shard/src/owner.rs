@@ -14,6 +14,7 @@ use crate::hop::{Answer, Answered, Ask, Item, Origin, StreamInfo};
 use crate::partition::{Found, NotAppended, Unit, append_gate, refuse};
 use crate::reads::{History, Read, Scan, Then};
 use crate::records::RecordSet;
+use crate::worth::Ended;
 
 /// A page or a history holds at most this much before it is cut.
 pub(crate) const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -110,10 +111,10 @@ impl<S> Core<S> {
                     stream_name: stream.to_vec(),
                     stream: 0,
                     next_lsn: (*from_lsn).max(1),
-                    walked: *walked,
+                    walked: walked.clone(),
                     upto_lsn: 0,
                     limit: *limit as usize,
-                    oldest_us: 0,
+                    ended: Ended::default(),
                     depth: None,
                     wait_until_ns: *wait_until_ns,
                     set: RecordSet::new(self.log_number()),
@@ -188,13 +189,12 @@ impl<S> Core<S> {
         let Some(id) = self.partition.streams.lookup(stream) else {
             return self.answer(origin, 0, Answer::Refused(self.not_found()));
         };
-        let (oldest_us, log) = (self.oldest_us(id), self.log_number());
+        let (ended, log) = (self.partition.ended(id), self.log_number());
         match self.partition.find(id, key, None) {
             Found::Nowhere => self.answer(origin, 0, Answer::Refused(self.not_found())),
             Found::Memory { record, entry } => {
-                let hidden = entry.tombstone
-                    || record.timestamp_us < oldest_us
-                    || !is_record_of(&record, id, key);
+                let hidden =
+                    entry.tombstone || ended.has(&record) || !is_record_of(&record, id, key);
                 let lsn = entry.lsn;
                 let answer = if hidden {
                     Answer::Refused(self.not_found())
@@ -259,7 +259,7 @@ impl<S> Core<S> {
             stream,
             before,
             oldest_version: depth.map_or(0, |d| entry.version.saturating_sub(d) + 1),
-            oldest_us: self.oldest_us(stream),
+            ended: self.partition.ended(stream),
             limit,
             gate: self.partition.gate(entry.lsn),
             set: RecordSet::new(self.log_number()),
@@ -404,7 +404,7 @@ impl<S> Core<S> {
             } => {
                 let answer = if is_record_of(record, stream, &key)
                     && record.kind == Kind::Put
-                    && record.timestamp_us >= self.oldest_us(stream)
+                    && !self.partition.ended(stream).has(record)
                 {
                     let mut set = RecordSet::new(self.log_number());
                     set.push(record);
@@ -443,11 +443,6 @@ impl<S> Core<S> {
             Answer::Refused(refuse(Code::Internal, message)),
         );
     }
-
-    /// Records older than this are not served (policy max_age_seconds, decided by log time).
-    pub(crate) fn oldest_us(&self, stream: u32) -> u64 {
-        self.partition.oldest_us(stream)
-    }
 }
 
 /// The digest is 128 keyed bits; the record itself settles what it is about.
@@ -461,7 +456,7 @@ impl History {
         if !is_record_of(record, self.stream, &self.key) {
             return None;
         }
-        if record.version < self.oldest_version || record.timestamp_us < self.oldest_us {
+        if record.version < self.oldest_version || self.ended.has(record) {
             return None;
         }
         if self.before == 0 || record.version < self.before {

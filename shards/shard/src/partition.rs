@@ -124,6 +124,8 @@ pub struct Limits {
     pub streams_max: usize,
     pub producers: ProducerLimits,
     pub keys: KeyLimits,
+    /// Shards that share a stream's bytes.
+    pub shards: u64,
     /// How long an Idempotency-Key is remembered where the stream's policy does not say.
     pub dedup_window_seconds: u64,
 }
@@ -144,6 +146,8 @@ pub struct Partition {
     scratch: Vec<Digest>,
     extensions: Vec<u8>,
     pub damage: u64,
+    /// Bytes of records that streams' limits in bytes have ended, in this run and what it replayed.
+    pub ended_bytes: u64,
     /// What compaction goes by.
     pub space: SpaceCounts,
     /// Records of segments that are still there, copied forward as the newest of their keys. What is superseded since looks
@@ -181,7 +185,7 @@ impl Partition {
             log,
             index,
             digests,
-            streams: Streams::new(limits.streams_max),
+            streams: Streams::new(limits.streams_max, limits.shards),
             producers: Producers::new(limits.producers),
             keys: IdempotencyKeys::new(limits.keys),
             carried: Carried::default(),
@@ -190,6 +194,7 @@ impl Partition {
             scratch: Vec::new(),
             extensions: Vec::new(),
             damage: 0,
+            ended_bytes: 0,
             space: SpaceCounts::default(),
             copied: ahash::AHashSet::new(),
         }
@@ -201,7 +206,7 @@ impl Partition {
         self.index.reset(self.index.sized_for());
         self.space = SpaceCounts::default();
         self.copied = ahash::AHashSet::new();
-        self.streams = Streams::new(self.limits.streams_max);
+        self.streams = Streams::new(self.limits.streams_max, self.limits.shards);
         self.producers = Producers::new(self.limits.producers);
         self.keys = IdempotencyKeys::new(self.limits.keys);
         self.carried = Carried::default();
@@ -381,6 +386,8 @@ impl Partition {
                 log_time_us,
             );
             self.note_replaced(stream, before, &entry);
+            self.streams
+                .hold(stream, appended.lsn, appended.bytes.into());
             let was_live = before.is_some_and(|e| self.is_live(&e));
             born += i64::from(!record.tombstone && !was_live);
             died += i64::from(record.tombstone && was_live);
@@ -395,6 +402,7 @@ impl Partition {
             born - died,
             last_lsn,
         );
+        self.note_ended();
         Appended {
             first_lsn,
             last_lsn,
@@ -651,8 +659,9 @@ impl Partition {
 
     fn define_stream(&mut self, id: u32, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
         self.streams
-            .define(id, name, policy.clone())
+            .define(id, name, policy.clone(), self.log.next_lsn())
             .map_err(|e| NotAppended::Refused(refuse(Code::Overloaded, e.to_string())))?;
+        self.note_ended();
         let json = serde_json::to_vec(policy).expect("a policy is plain data");
         let appended = self.log.append(&NewRecord {
             kind: Kind::StreamDefinition,

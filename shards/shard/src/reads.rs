@@ -15,6 +15,7 @@ use crate::driver::{Driver, FileId};
 use crate::hop::Origin;
 use crate::records::RecordSet;
 use crate::token::Token;
+use crate::worth::Ended;
 
 /// Most reads are one small record: two blocks hold what straddles a block border.
 const SMALL_READ_BYTES: usize = 16 * 1024;
@@ -33,8 +34,8 @@ pub struct History {
     pub before: u32,
     /// Versions below this are not shown (policy).
     pub oldest_version: u32,
-    /// Records older than this are not shown (policy).
-    pub oldest_us: u64,
+    /// Records that are not shown (policy).
+    pub ended: Ended,
     pub limit: usize,
     pub gate: u64,
     pub set: RecordSet,
@@ -51,7 +52,8 @@ pub struct Scan {
     /// Nothing behind this lsn was durable when the page began.
     pub upto_lsn: u64,
     pub limit: usize,
-    pub oldest_us: u64,
+    /// Records that are not shown (policy).
+    pub ended: Ended,
     /// Versions of a key that are shown (policy).
     pub depth: Option<u32>,
     pub wait_until_ns: u64,

@@ -19,6 +19,8 @@ struct Update {
     entry: Entry,
     stream: u32,
     payload_bytes: u64,
+    /// Its length in the log; an index entry knows about.
+    bytes: u64,
     /// A copy that compaction made: nothing new.
     relocated: bool,
 }
@@ -80,6 +82,8 @@ impl Replay {
         );
         match record.kind {
             Kind::StreamDefinition => {
+                // Records from before it are counted under the policy from before it.
+                self.apply(partition)?;
                 let policy: Policy =
                     serde_json::from_slice(record.payload).map_err(|e| ReplayError::Record {
                         lsn: record.lsn,
@@ -87,11 +91,12 @@ impl Replay {
                     })?;
                 partition
                     .streams
-                    .replay(record.stream, record.key, policy)
+                    .replay(record.stream, record.key, policy, record.lsn)
                     .map_err(|e| ReplayError::Record {
                         lsn: record.lsn,
                         why: e.to_string(),
                     })?;
+                partition.note_ended();
                 return Ok(());
             }
             Kind::Note => {
@@ -127,6 +132,7 @@ impl Replay {
                     entry,
                     stream: record.stream,
                     payload_bytes: record.payload.len() as u64,
+                    bytes: record.bytes as u64,
                     relocated: relocated.is_some(),
                 });
             }
@@ -175,6 +181,9 @@ impl Replay {
                     .count(update.stream, 0, 0, 0, update.entry.lsn);
             } else if !counted {
                 partition.note_replaced(update.stream, before, &update.entry);
+                let bytes = update.bytes;
+                (partition.streams).hold(update.stream, update.entry.lsn, bytes);
+                partition.note_ended();
                 let was_live = before.is_some_and(|e| !e.tombstone);
                 let keys = i64::from(!update.entry.tombstone && !was_live)
                     - i64::from(update.entry.tombstone && was_live);

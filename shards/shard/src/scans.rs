@@ -27,7 +27,7 @@ impl<S> Core<S> {
             return self.end_scan(scan);
         };
         scan.stream = id;
-        scan.oldest_us = self.oldest_us(id);
+        scan.ended = self.partition.ended(id);
         scan.depth = self
             .partition
             .streams
@@ -215,7 +215,8 @@ impl<S> Core<S> {
         self.go_on(scan);
     }
 
-    fn end_scan(&mut self, scan: Box<Scan>) {
+    fn end_scan(&mut self, mut scan: Box<Scan>) {
+        scan.walked.settle(scan.next_lsn);
         if scan.set.is_empty() && scan.wait_until_ns > self.now.monotonic_ns {
             self.waiting.push(scan);
             return;
@@ -262,10 +263,10 @@ impl Scan {
     fn skip_released(&mut self, partition: &Partition) {
         let first = partition.log.first_lsn();
         if self.next_lsn < first {
-            self.walked.skip(self.next_lsn, first);
-            self.next_lsn = first;
             // Copies may lie behind what was durable when the page began; they were durable before the release.
             self.upto_lsn = self.upto_lsn.max(partition.log.durable_lsn());
+            self.walked.skip(self.next_lsn, first, self.upto_lsn);
+            self.next_lsn = first;
         }
     }
 
@@ -309,7 +310,7 @@ impl Scan {
             let shown = matches!(record.kind, Kind::Put | Kind::Tombstone);
             if shown
                 && record.stream == self.stream
-                && record.timestamp_us >= self.oldest_us
+                && !self.ended.has(&record)
                 && !self.was_met(&record)
                 && self.is_kept(partition, &record)
             {

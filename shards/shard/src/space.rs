@@ -7,13 +7,18 @@
 //! begun after that: whichever of them a restart uses, the log begins behind the segment, and everything that it held is in the
 //! checkpoint or in the log behind it. Until then a crash finds the segment as it was, walks it again, and copies nothing twice.
 //!
+//! What cannot be read of a segment is never dropped for that: if the index names a record of it there, or a history may, the
+//! segment stays, is told about and walked again later. What nobody can read any more holds nothing up.
+//!
 //! Paced: a slice of some blocks per turn, out of a budget that grows with time and with what the log writes. It does not
 //! know what makes a record worth keeping: that is `worth`'s.
 
+use index::Digest;
+use index::checkpoint::PAGE_ENTRIES;
 use uring::Buffer;
 use wal::BLOCK_BYTES;
 use wal::chain::ChainPoint;
-use wal::scan::{self, Stop};
+use wal::scan;
 
 use crate::driver::{Driver, FileId};
 use crate::token::Token;
@@ -32,6 +37,8 @@ const COPY_BYTES_MOST: u64 = 1 << 20;
 const SLICE_BYTES: u64 = 128 * 1024;
 /// After something that time may mend.
 const RETRY_NS: u64 = 1_000_000_000;
+/// A segment that stays for what cannot be read in it is walked again so often: it may have been written anew.
+const KEPT_RETRY_NS: u64 = 10_000_000_000;
 
 /// A segment on its way out.
 struct Walk {
@@ -47,6 +54,24 @@ struct Walk {
     walked: u64,
     worth: u64,
     last_copy_lsn: u64,
+    /// Length of the last read.
+    chunk: u32,
+    /// (first, last) lsn of what does not verify.
+    unreadable: Vec<(u64, u64)>,
+}
+
+impl Walk {
+    fn lose(&mut self, end: u64) {
+        if self.next_lsn < end {
+            self.unreadable.push((self.next_lsn, end - 1));
+            self.next_lsn = end;
+        }
+    }
+
+    fn has_lost(&self, lsn: u64) -> bool {
+        let mut all = self.unreadable.iter();
+        all.any(|(first, last)| (*first..=*last).contains(&lsn))
+    }
 }
 
 enum Stage {
@@ -57,6 +82,8 @@ enum Stage {
     Walking(Walk, Buffer, usize, u32),
     /// All is copied: wait until the copies are durable.
     Settle(Walk),
+    /// Something does not verify: look through the index for what names it, from this digest on.
+    Search(Walk, Digest),
 }
 
 /// See the module's header.
@@ -73,8 +100,12 @@ pub struct Space {
     refilled_ns: u64,
     log_bytes: u64,
     not_before_ns: u64,
-    /// Something is wrong with the oldest segment: it stays.
+    /// The index and the log contradict each other: nothing is freed until a restart.
     stuck: bool,
+    /// The oldest segment stays for records that cannot be read.
+    keeps: bool,
+    /// The segment that was told about.
+    told: u32,
     /// For the metrics.
     pub released: u64,
     pub relocated_bytes: u64,
@@ -96,6 +127,8 @@ impl Space {
             log_bytes: 0,
             not_before_ns: 0,
             stuck: false,
+            keeps: false,
+            told: 0,
             released: 0,
             relocated_bytes: 0,
             relocated_records: 0,
@@ -104,7 +137,16 @@ impl Space {
 
     /// A chunk waits to be walked and there is budget for it.
     pub fn is_busy(&self) -> bool {
-        matches!(self.stage, Stage::Walking(..)) && self.walk_bytes > 0 && self.copy_bytes > 0
+        match self.stage {
+            Stage::Walking(..) => self.walk_bytes > 0 && self.copy_bytes > 0,
+            Stage::Search(..) => true,
+            _ => false,
+        }
+    }
+
+    /// Nothing can be freed.
+    pub fn is_held_up(&self) -> bool {
+        self.stuck || self.keeps
     }
 
     /// While the oldest segment has copies a checkpoint has the log replayed from before the first of them: a replay must see
@@ -134,6 +176,7 @@ impl<D: Driver> Shard<D> {
             Stage::Reading(walk) => self.space.stage = Stage::Reading(walk),
             Stage::Walking(walk, buffer, got, at) => self.walk_slice(walk, buffer, got, at),
             Stage::Settle(walk) => self.settle(walk),
+            Stage::Search(walk, from) => self.search(walk, from),
         }
     }
 
@@ -184,6 +227,7 @@ impl<D: Driver> Shard<D> {
             || partition
                 .all_older_than_us()
                 .is_some_and(|oldest_us| second.first_time_us < oldest_us)
+            || second.first_lsn <= partition.all_ended_below()
     }
 
     fn begin_walk(&mut self) {
@@ -191,25 +235,29 @@ impl<D: Driver> Shard<D> {
         let Some((oldest, second)) = log.oldest_sealed() else {
             return;
         };
-        if oldest.first_lsn == 0 {
-            return self.space_stuck(oldest.segment, "its first batch does not verify");
-        }
         let walk = Walk {
             segment: oldest.segment,
             generation: oldest.generation,
             file: oldest.file,
             offset: BLOCK_BYTES as u32,
-            next_lsn: oldest.first_lsn,
+            // 0 where the first batch does not verify.
+            next_lsn: oldest.first_lsn.max(1),
             end_lsn: second.first_lsn,
             walked: 0,
             worth: 0,
             last_copy_lsn: 0,
+            chunk: 0,
+            unreadable: Vec::new(),
         };
         self.space.began.get_or_insert(log.chain());
         self.read_on(walk);
     }
 
-    fn read_on(&mut self, walk: Walk) {
+    fn read_on(&mut self, mut walk: Walk) {
+        let left = (self.core.partition.log.segment_bytes()).saturating_sub(u64::from(walk.offset));
+        if left < BLOCK_BYTES as u64 {
+            walk.lose(walk.end_lsn);
+        }
         if walk.next_lsn >= walk.end_lsn {
             return self.settle(walk);
         }
@@ -225,8 +273,8 @@ impl<D: Driver> Shard<D> {
                 }
             },
         };
-        let left = self.core.partition.log.segment_bytes() - u64::from(walk.offset);
         let len = (chunk as u64).min(left) as usize;
+        walk.chunk = len as u32;
         self.space.sequence += 1;
         let token = Token::space(self.space.sequence);
         self.driver
@@ -236,7 +284,7 @@ impl<D: Driver> Shard<D> {
 
     /// A chunk was read.
     pub(crate) fn space_read(&mut self, buffer: Buffer, result: std::io::Result<usize>) {
-        let Stage::Reading(walk) = std::mem::replace(&mut self.space.stage, Stage::Idle) else {
+        let Stage::Reading(mut walk) = std::mem::replace(&mut self.space.stage, Stage::Idle) else {
             return;
         };
         match result {
@@ -246,7 +294,12 @@ impl<D: Driver> Shard<D> {
             }
             Err(error) => {
                 self.space.free = Some(buffer);
-                self.space_stuck(walk.segment, &error.to_string());
+                if self.space.told != walk.segment {
+                    let (shard, segment, offset) = (self.core.id, walk.segment, walk.offset);
+                    tracing::warn!(shard, "segment {segment} at offset {offset}: {error}");
+                }
+                walk.offset += walk.chunk;
+                self.read_on(walk);
             }
         }
     }
@@ -257,6 +310,22 @@ impl<D: Driver> Shard<D> {
             shard = self.core.id,
             "segment {segment} cannot be compacted ({why}), and space is freed from the oldest segment only: run `pinion verify` on the data directory"
         );
+    }
+
+    /// Something of a segment cannot be read, and may be wanted.
+    fn space_keeps(&mut self, walk: &Walk, why: &str) {
+        self.space.keeps = true;
+        self.space.not_before_ns = self.core.now.monotonic_ns + KEPT_RETRY_NS;
+        if std::mem::replace(&mut self.space.told, walk.segment) != walk.segment {
+            self.core.partition.damage += 1;
+            let (first, last) = walk.unreadable[0];
+            tracing::error!(
+                shard = self.core.id,
+                "segment {} is kept, and no space is freed behind it: lsn {first} to {last} cannot be read, and {why}: \
+                 write those keys anew, or run `pinion verify` on the data directory",
+                walk.segment
+            );
+        }
     }
 
     /// Walk on through a chunk whose first byte lies at `start`.
@@ -283,23 +352,28 @@ impl<D: Driver> Shard<D> {
             let info = match scan::batch_at(&identity, &header, walk.offset, rest) {
                 Ok(info) if info.bytes as usize <= rest.len() => info,
                 // Cut by the end of the chunk: the next one starts with it.
-                Ok(_) | Err(Stop::NoBatch | Stop::Invalid(_)) if walk.offset > start => {
+                Ok(_) if walk.offset > start => {
                     self.space.free = Some(buffer);
                     return self.read_on(walk);
                 }
-                other => {
+                _ if rest.len() < BLOCK_BYTES => {
                     self.space.free = Some(buffer);
-                    self.core.partition.damage += 1;
-                    return self.space_stuck(
-                        walk.segment,
-                        &format!("at offset {}: {other:?}", walk.offset),
-                    );
+                    if walk.offset == start {
+                        walk.offset += walk.chunk.max(BLOCK_BYTES as u32);
+                    }
+                    return self.read_on(walk);
+                }
+                // A batch was here. The next one starts at some block.
+                _ => {
+                    walk.offset += BLOCK_BYTES as u32;
+                    self.space.walk_bytes =
+                        self.space.walk_bytes.saturating_sub(BLOCK_BYTES as u64);
+                    continue;
                 }
             };
-            if info.first_lsn > walk.next_lsn {
-                self.space.free = Some(buffer);
-                return self
-                    .space_stuck(walk.segment, &format!("lsn {} is not there", walk.next_lsn));
+            walk.lose(info.first_lsn.min(walk.end_lsn));
+            if walk.next_lsn >= walk.end_lsn {
+                break;
             }
             match self.walk_batch(&mut walk, &info, rest) {
                 Ok(true) => walk.offset += info.bytes,
@@ -326,11 +400,14 @@ impl<D: Driver> Shard<D> {
     ) -> Result<bool, String> {
         let codec = self.core.partition.log.codec;
         let partition = &mut self.core.partition;
-        for (_, record) in scan::records(&codec, info, bytes) {
-            let record = record.map_err(|error| format!("lsn {}: {error}", walk.next_lsn))?;
-            if record.lsn < walk.next_lsn {
+        for (lsn, (_, record)) in (info.first_lsn..).zip(scan::records(&codec, info, bytes)) {
+            if lsn < walk.next_lsn {
                 continue;
             }
+            let Ok(record) = record else {
+                walk.lose(lsn + 1);
+                continue;
+            };
             let link = match partition.worth(&record) {
                 Worth::Unknown => {
                     return Err(format!("the index does not know lsn {}", record.lsn));
@@ -366,6 +443,7 @@ impl<D: Driver> Shard<D> {
             self.space.walk_bytes = self.space.walk_bytes.saturating_sub(length);
             walk.next_lsn = record.lsn + 1;
         }
+        walk.lose(info.first_lsn + u64::from(info.records));
         Ok(true)
     }
 
@@ -375,8 +453,41 @@ impl<D: Driver> Shard<D> {
             self.space.stage = Stage::Settle(walk);
             return;
         }
+        if walk.unreadable.is_empty() {
+            self.release(&walk);
+        } else if self.core.partition.shows_older_versions() {
+            self.space_keeps(&walk, "it may be a version that a history shows");
+        } else {
+            self.space.stage = Stage::Search(walk, Digest(0));
+        }
+    }
+
+    /// A page of the index: is there a record that cannot be read, and is the newest of its key?
+    fn search(&mut self, walk: Walk, from: Digest) {
+        let mut page = Vec::new();
+        let next = (self.core.partition.index).export(from, PAGE_ENTRIES, &mut page);
+        let wanted = page.iter().any(|(_, entry)| {
+            entry.location.segment == walk.segment && !entry.tombstone && walk.has_lost(entry.lsn)
+        });
+        match next {
+            _ if wanted => self.space_keeps(&walk, "it is the newest record of a key"),
+            Some(next) => self.space.stage = Stage::Search(walk, next),
+            None => {
+                let (shard, segment) = (self.core.id, walk.segment);
+                let (first, last) = walk.unreadable[0];
+                tracing::warn!(
+                    shard,
+                    "segment {segment} is released: lsn {first} to {last} of it cannot be read, but nobody can ask for them any more"
+                );
+                self.release(&walk);
+            }
+        }
+    }
+
+    fn release(&mut self, walk: &Walk) {
         self.core.partition.release_front(walk.walked, walk.worth);
         self.space.began = None;
+        self.space.keeps = false;
         self.space.released += 1;
         tracing::debug!(
             shard = self.core.id,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::test_driver::{TestDriver, get, post, put_policy, shard};
 use crate::turn::Shard;
 
-const BODY: usize = 100 << 10;
+pub(crate) const BODY: usize = 100 << 10;
 const TEXT: &str = "Content-Type: text/plain\r\n";
 
 /// A body that says which one it is.
@@ -16,7 +16,7 @@ fn body(key: usize, number: usize) -> Vec<u8> {
 }
 
 /// A shard with a stream `s` of this policy, and a client.
-fn begin(policy: &str) -> (Shard<TestDriver>, u64) {
+pub(crate) fn begin(policy: &str) -> (Shard<TestDriver>, u64) {
     let mut shard = shard(Vec::new(), 1, 8);
     let client = shard.connect();
     let answer = shard.ask(client, put_policy("s", policy));
@@ -24,7 +24,7 @@ fn begin(policy: &str) -> (Shard<TestDriver>, u64) {
     (shard, client)
 }
 
-fn write(shard: &mut Shard<TestDriver>, client: u64, key: usize, number: usize) {
+pub(crate) fn write(shard: &mut Shard<TestDriver>, client: u64, key: usize, number: usize) {
     let mut answer = shard.ask(client, post(&format!("k{key}"), TEXT, &body(key, number)));
     for _ in 0..50 {
         if !answer.is_empty() {
@@ -36,14 +36,21 @@ fn write(shard: &mut Shard<TestDriver>, client: u64, key: usize, number: usize) 
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
 }
 
-fn read(shard: &mut Shard<TestDriver>, client: u64, path: &str) -> (String, String) {
-    let answer = shard.ask(client, get(path));
+pub(crate) fn read(shard: &mut Shard<TestDriver>, client: u64, path: &str) -> (String, String) {
+    let mut answer = shard.ask(client, get(path));
+    for _ in 0..50 {
+        if !answer.is_empty() {
+            break;
+        }
+        shard.turns(20);
+        answer = shard.heard(client);
+    }
     let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
     (head.to_owned(), body.to_owned())
 }
 
 /// Every record that a scan shows, as (key, body number, version, position), page by page; `between` is done between pages.
-fn scan(
+pub(crate) fn scan(
     shard: &mut Shard<TestDriver>,
     client: u64,
     limit: usize,
@@ -94,12 +101,12 @@ fn history(
     body.lines().map(seen).collect()
 }
 
-fn segment_files(shard: &Shard<TestDriver>) -> usize {
+pub(crate) fn segment_files(shard: &Shard<TestDriver>) -> usize {
     shard.driver.files.len() - 2
 }
 
 /// The files as a crash leaves them; a shard that recovered from them.
-fn restart(old: Shard<TestDriver>, epoch: u32) -> (Shard<TestDriver>, u64) {
+pub(crate) fn restart(old: Shard<TestDriver>, epoch: u32) -> (Shard<TestDriver>, u64) {
     let mut new = shard(old.driver.files, epoch, 8);
     let client = new.connect();
     (new, client)
@@ -336,24 +343,24 @@ fn histories_that_are_kept_move_with_those_that_are_not() {
     );
 }
 
-/// 120 keys written once, then a scan of them in pages of 20, between which two other keys are written as often as `rewrites`
-/// says. How often the scan showed each of the 120.
-fn overtaken(rewrites: &[usize]) -> Vec<usize> {
+/// 120 keys written once, then a scan of them in pages of `page`, between which two other keys are written as often as
+/// `rewrites` says. How often the scan showed each of the 120.
+fn overtaken(page: usize, rewrites: &[usize]) -> Vec<usize> {
     let (mut shard, client) = begin(r#"{"history_depth":1}"#);
     for number in 0..120 {
         write(&mut shard, client, 100 + number, number);
     }
-    let (mut number, mut page) = (1000, 0);
+    let (mut number, mut pages) = (1000, 0);
     let writer = shard.connect();
-    let shown = scan(&mut shard, client, 20, |shard| {
-        for _ in 0..rewrites.get(page).copied().unwrap_or(0) {
+    let shown = scan(&mut shard, client, page, |shard| {
+        for _ in 0..rewrites.get(pages).copied().unwrap_or(0) {
             write(shard, writer, number % 2, number);
             number += 1;
         }
-        page += 1;
+        pages += 1;
         shard.turns(100);
     });
-    assert!(shard.space.released > 3, "compaction was there");
+    assert!(shard.space.released >= 3, "compaction was there");
     // One that nothing overtakes shows every key once, wherever it begins.
     let all = scan(&mut shard, client, 11, |_| ());
     let keys: std::collections::BTreeSet<_> = all.iter().map(|one| one.0.clone()).collect();
@@ -369,14 +376,69 @@ fn overtaken(rewrites: &[usize]) -> Vec<usize> {
 
 #[test]
 fn a_scan_that_compaction_overtakes_shows_every_record_once() {
-    assert_eq!(overtaken(&[400]), vec![1; 120]);
-    assert_eq!(overtaken(&[0, 0, 300]), vec![1; 120]);
+    assert_eq!(overtaken(20, &[400]), vec![1; 120]);
+    assert_eq!(overtaken(20, &[0, 0, 300]), vec![1; 120]);
 }
 
 #[test]
+fn a_scan_that_compaction_overtakes_several_times_shows_every_record_once() {
+    for (page, rewrites) in SEVERAL {
+        assert_eq!(
+            overtaken(*page, rewrites),
+            vec![1; 120],
+            "{page} {rewrites:?}"
+        );
+    }
+}
+
+/// Compaction overtakes, is overtaken, and overtakes again, but never goes through the whole log before the scan has.
+const SEVERAL: &[(usize, &[usize])] = &[
+    (20, &[150, 60, 60]),
+    (3, &[100, 60, 20, 20, 20, 20]),
+    (3, &[0, 0, 150, 0, 0, 0, 30, 0, 0, 0, 30, 0, 0, 0, 30]),
+    (1, &[130, 10, 10, 10, 10, 10, 10, 10, 10, 10]),
+];
+
+#[test]
 fn a_scan_that_compaction_overtakes_again_and_again_leaves_nothing_out() {
-    let counts = overtaken(&[160; 6]);
-    assert!(counts.iter().all(|count| *count >= 1), "{counts:?}");
+    for (page, rewrites) in [(20, vec![160; 6]), (3, vec![40; 60])] {
+        let counts = overtaken(page, &rewrites);
+        assert!(counts.iter().all(|count| *count >= 1), "{counts:?}");
+    }
+}
+
+/// What a reader has seen stays seen while it is away, however often compaction goes through the log meanwhile.
+#[test]
+fn a_reader_that_was_at_the_end_and_comes_back_later_is_shown_news_only() {
+    let (mut shard, client) = begin(r#"{"history_depth":1}"#);
+    let writer = shard.connect();
+    let mut number = 0;
+    let mut rewrite = |shard: &mut Shard<TestDriver>, times: usize| {
+        for _ in 0..times {
+            write(shard, writer, number % 2, number);
+            number += 1;
+        }
+        shard.turns(100);
+    };
+    for number in 0..40 {
+        write(&mut shard, client, 100 + number, number);
+    }
+    // The reader begins when the cold records have moved already.
+    rewrite(&mut shard, 300);
+    let mut pages = 0;
+    let shown = scan(&mut shard, client, 42, |shard| {
+        pages += 1;
+        if pages == 1 {
+            rewrite(shard, 600);
+        }
+    });
+    let cold = shown.iter().filter(|one| one.0.len() == 4).count();
+    assert!(
+        shard.space.released > 20,
+        "{} released",
+        shard.space.released
+    );
+    assert_eq!(cold, 40);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use wire::Policy;
 
 use crate::dedup::{ChunkError, ChunkReader, ChunkWriter, Kind};
+use crate::held::Held;
 
 /// Streams that a log has room for unless it is told otherwise.
 pub const STREAMS_MAX_DEFAULT: usize = 65_536;
@@ -31,6 +32,8 @@ pub struct Stream {
     pub keys: u64,
     /// newest record counted
     pub last_lsn: u64,
+    /// what its limit in bytes has left of it
+    pub held: Held,
 }
 
 /// Why a stream was not defined.
@@ -88,16 +91,22 @@ pub struct Streams {
     streams: Vec<Stream>,
     by_name: HashMap<Box<[u8]>, u32, ahash::RandomState>,
     streams_max: usize,
+    /// logs that share a limit in bytes
+    shards: u64,
+    /// bytes that limits have ended and that nobody has asked for yet
+    pub ended_bytes: u64,
 }
 
 impl Streams {
     /// Empty, for at most `streams_max` streams.
-    pub fn new(streams_max: usize) -> Streams {
+    pub fn new(streams_max: usize, shards: u64) -> Streams {
         assert!(streams_max < u32::MAX as usize, "stream ids are u32");
         Streams {
             streams: Vec::new(),
             by_name: HashMap::default(),
             streams_max,
+            shards,
+            ended_bytes: 0,
         }
     }
 
@@ -116,18 +125,30 @@ impl Streams {
     ///
     /// # Errors
     /// [`StreamsError::Full`] when the bound is reached; the others when id and name contradict what was defined before.
-    pub fn define(&mut self, id: u32, name: &[u8], policy: Policy) -> Result<(), StreamsError> {
+    pub fn define(
+        &mut self,
+        id: u32,
+        name: &[u8],
+        policy: Policy,
+        lsn: u64,
+    ) -> Result<(), StreamsError> {
         if id == self.next_id() && self.streams.len() >= self.streams_max {
             return Err(StreamsError::Full(self.streams.len()));
         }
-        self.replay(id, name, policy)
+        self.replay(id, name, policy, lsn)
     }
 
     /// Take in a definition that the log holds. The bound does not apply: it may be smaller than that of the run which wrote it.
     ///
     /// # Errors
     /// When id and name contradict what was defined before: the log is damaged in a way that its checksums do not show.
-    pub fn replay(&mut self, id: u32, name: &[u8], policy: Policy) -> Result<(), StreamsError> {
+    pub fn replay(
+        &mut self,
+        id: u32,
+        name: &[u8],
+        policy: Policy,
+        lsn: u64,
+    ) -> Result<(), StreamsError> {
         if name.len() > wire::STREAM_NAME_BYTES_MAX {
             return Err(StreamsError::Name(name.len()));
         }
@@ -136,17 +157,18 @@ impl Streams {
             name: String::from_utf8_lossy(name).into_owned(),
         };
         match (self.lookup(name), self.get(id)) {
-            (Some(known), Some(_)) if known == id => self.streams[id as usize - 1].policy = policy,
+            (Some(known), Some(_)) if known == id => {}
             (None, None) if id == self.next_id() => {
                 self.by_name.insert(name.into(), id);
                 let name = name.into();
                 self.streams.push(Stream {
                     name,
-                    policy,
+                    policy: Policy::default(),
                     records: 0,
                     payload_bytes: 0,
                     keys: 0,
                     last_lsn: 0,
+                    held: Held::default(),
                 });
             }
             (None, None) if id > 0 => {
@@ -156,6 +178,13 @@ impl Streams {
                 });
             }
             _ => return Err(contradicts()),
+        }
+        let limit = self.share_of(&policy);
+        let stream = &mut self.streams[id as usize - 1];
+        // A checkpoint may know a later one.
+        if !stream.held.is_newer_than(lsn) {
+            stream.policy = policy;
+            self.ended_bytes += stream.held.define(lsn, limit);
         }
         Ok(())
     }
@@ -184,6 +213,24 @@ impl Streams {
     /// None is defined.
     pub fn is_empty(&self) -> bool {
         self.streams.is_empty()
+    }
+
+    /// This log's part of a limit in bytes.
+    fn share_of(&self, policy: &Policy) -> Option<u64> {
+        policy.max_bytes.map(|bytes| bytes.div_ceil(self.shards))
+    }
+
+    /// A record of `bytes` in the log counts towards its stream's limit; before `count` is told of it, and once like there.
+    #[inline]
+    pub fn hold(&mut self, id: u32, lsn: u64, bytes: u64) {
+        let stream = &self.streams[id as usize - 1];
+        if stream.policy.max_bytes.is_some()
+            && lsn > stream.last_lsn
+            && let Some(limit) = self.share_of(&stream.policy)
+        {
+            let held = &mut self.streams[id as usize - 1].held;
+            self.ended_bytes += held.count(lsn, bytes, limit);
+        }
     }
 
     /// Count records of one stream that end at `last_lsn`. `keys`: keys made minus keys ended. What was counted already, by a checkpoint, is not
@@ -219,7 +266,7 @@ impl Streams {
     pub fn export(&self, cursor: u32, bytes_max: usize, out: &mut Vec<u8>) -> Option<u32> {
         let mut chunk = ChunkWriter::begin(Kind::Streams, bytes_max, out);
         for (id, stream) in self.iter().skip(cursor as usize) {
-            let policy = serde_json::to_vec(&stream.policy).expect("a policy is plain data");
+            let policy = stored(stream);
             if chunk.room() < ENTRY_BYTES_MIN + stream.name.len() + policy.len()
                 && !chunk.is_empty()
             {
@@ -252,15 +299,14 @@ impl Streams {
             let (records, payload_bytes, keys, last_lsn) =
                 (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
             let name = reader.bytes(name_bytes.into())?;
-            let policy =
-                serde_json::from_slice(reader.bytes(policy_bytes.into())?).map_err(|e| {
-                    ImportError::Policy {
-                        id,
-                        why: e.to_string(),
-                    }
+            let (policy, held) =
+                restored(reader.bytes(policy_bytes.into())?).map_err(|e| ImportError::Policy {
+                    id,
+                    why: e.to_string(),
                 })?;
-            self.replay(id, name, policy)?;
+            self.replay(id, name, policy, 0)?;
             let stream = &mut self.streams[id as usize - 1];
+            stream.held = held;
             (
                 stream.records,
                 stream.payload_bytes,
@@ -271,6 +317,25 @@ impl Streams {
         Ok(reader.end()?)
     }
 }
+
+/// A policy as a checkpoint holds it: with what its limit in bytes has left, where there is any.
+fn stored(stream: &Stream) -> Vec<u8> {
+    let mut policy = serde_json::to_value(&stream.policy).expect("a policy is plain data");
+    if !stream.held.is_empty() {
+        policy[HELD] = serde_json::to_value(&stream.held).expect("numbers");
+    }
+    serde_json::to_vec(&policy).expect("a value is JSON")
+}
+
+fn restored(bytes: &[u8]) -> serde_json::Result<(Policy, Held)> {
+    let mut policy: serde_json::Value = serde_json::from_slice(bytes)?;
+    let held = policy.as_object_mut().and_then(|p| p.remove(HELD));
+    let held = held.map_or(Ok(Held::default()), serde_json::from_value)?;
+    Ok((serde_json::from_value(policy)?, held))
+}
+
+/// Beside the fields of a policy.
+const HELD: &str = "held";
 
 /// id, two lengths, four counts
 const ENTRY_BYTES_MIN: usize = 4 + 2 + 2 + 4 * 8;
@@ -283,16 +348,18 @@ mod tests {
     fn policy(depth: u32) -> Policy {
         Policy {
             history_depth: Some(depth),
+            // Some have a limit that a few records reach.
+            max_bytes: depth.is_multiple_of(2).then_some(u64::from(depth) * 200),
             ..Policy::default()
         }
     }
 
     #[test]
     fn ids_are_dense_and_names_are_found() {
-        let mut streams = Streams::new(10);
+        let mut streams = Streams::new(10, 1);
         assert_eq!((streams.next_id(), streams.lookup(b"a")), (1, None));
-        streams.define(1, b"a", policy(1)).unwrap();
-        streams.define(2, b"b", policy(2)).unwrap();
+        streams.define(1, b"a", policy(1), 0).unwrap();
+        streams.define(2, b"b", policy(2), 0).unwrap();
         assert_eq!(
             (
                 streams.lookup(b"a"),
@@ -303,7 +370,7 @@ mod tests {
         );
         assert_eq!((streams.get(0), streams.get(3)), (None, None));
         assert_eq!(streams.get(2).unwrap().policy, policy(2));
-        streams.define(1, b"a", policy(7)).unwrap();
+        streams.define(1, b"a", policy(7), 0).unwrap();
         assert_eq!(
             streams.get(1).unwrap().policy,
             policy(7),
@@ -320,32 +387,32 @@ mod tests {
 
     #[test]
     fn what_no_log_says_is_refused() {
-        let mut streams = Streams::new(10);
-        streams.define(1, b"a", policy(1)).unwrap();
-        streams.define(2, b"b", policy(1)).unwrap();
+        let mut streams = Streams::new(10, 1);
+        streams.define(1, b"a", policy(1), 0).unwrap();
+        streams.define(2, b"b", policy(1), 0).unwrap();
         let before = streams.streams.clone();
         assert!(matches!(
-            streams.define(2, b"a", policy(2)),
+            streams.define(2, b"a", policy(2), 0),
             Err(StreamsError::Contradicts { .. })
         ));
         assert!(matches!(
-            streams.define(1, b"c", policy(2)),
+            streams.define(1, b"c", policy(2), 0),
             Err(StreamsError::Contradicts { .. })
         ));
         assert!(matches!(
-            streams.define(3, b"a", policy(2)),
+            streams.define(3, b"a", policy(2), 0),
             Err(StreamsError::Contradicts { .. })
         ));
         assert!(matches!(
-            streams.define(0, b"z", policy(2)),
+            streams.define(0, b"z", policy(2), 0),
             Err(StreamsError::Contradicts { .. })
         ));
         assert_eq!(
-            streams.define(4, b"d", policy(2)),
+            streams.define(4, b"d", policy(2), 0),
             Err(StreamsError::Skipped { id: 4, expected: 3 })
         );
         assert_eq!(
-            streams.define(3, &[b'x'; 129], policy(2)),
+            streams.define(3, &[b'x'; 129], policy(2), 0),
             Err(StreamsError::Name(129))
         );
         assert_eq!(streams.streams, before);
@@ -353,21 +420,21 @@ mod tests {
 
     #[test]
     fn the_bound_holds_for_clients_and_not_for_the_log() {
-        let mut streams = Streams::new(1);
-        streams.define(1, b"a", policy(1)).unwrap();
+        let mut streams = Streams::new(1, 1);
+        streams.define(1, b"a", policy(1), 0).unwrap();
         assert_eq!(
-            streams.define(2, b"b", policy(1)),
+            streams.define(2, b"b", policy(1), 0),
             Err(StreamsError::Full(1))
         );
-        streams.define(1, b"a", policy(2)).unwrap();
-        streams.replay(2, b"b", policy(1)).unwrap();
+        streams.define(1, b"a", policy(2), 0).unwrap();
+        streams.replay(2, b"b", policy(1), 0).unwrap();
         assert_eq!(streams.len(), 2);
     }
 
     #[test]
     fn a_record_is_counted_once() {
-        let mut streams = Streams::new(10);
-        streams.define(1, b"a", policy(1)).unwrap();
+        let mut streams = Streams::new(10, 1);
+        streams.define(1, b"a", policy(1), 0).unwrap();
         streams.count(1, 3, 30, 2, 13);
         streams.count(1, 1, 10, 1, 12);
         streams.count(1, 1, 0, -1, 14);
@@ -385,20 +452,20 @@ mod tests {
 
     #[test]
     fn import_refuses_every_cut() {
-        let mut streams = Streams::new(10);
-        streams.define(1, b"a", policy(1)).unwrap();
+        let mut streams = Streams::new(10, 1);
+        streams.define(1, b"a", policy(1), 0).unwrap();
         let mut chunk = Vec::new();
         assert_eq!(streams.export(0, 1000, &mut chunk), None);
         for length in 0..chunk.len() {
             assert_eq!(
-                Streams::new(10).import(&chunk[..length]),
+                Streams::new(10, 1).import(&chunk[..length]),
                 Err(ChunkError::Short.into()),
                 "cut at {length}"
             );
         }
         *chunk.last_mut().unwrap() = b'x';
         assert!(matches!(
-            Streams::new(10).import(&chunk),
+            Streams::new(10, 1).import(&chunk),
             Err(ImportError::Policy { id: 1, .. })
         ));
     }
@@ -408,7 +475,7 @@ mod tests {
         #[test]
         fn checkpoint_and_replay_end_where_the_first_run_was(steps in prop::collection::vec((0usize..12, 1u32..9, -1i64..2), 1..200), start in 0usize..200, slice in 0usize..400) {
             let names: Vec<String> = (0..12).map(|n| "s".repeat(n * 7 + 1)).collect();
-            let mut run = Streams::new(20);
+            let mut run = Streams::new(20, 1);
             let (mut log, mut chunks, mut cursor) = (Vec::new(), Vec::new(), Some(0));
             let start = start.min(steps.len());
             let mut export = |run: &Streams, cursor: &mut Option<u32>| if let Some(at) = *cursor {
@@ -417,7 +484,8 @@ mod tests {
                 chunks.push(chunk);
             };
             let apply = |streams: &mut Streams, (number, id, name, depth, keys): (usize, u32, &str, u32, i64)| {
-                streams.replay(id, name.as_bytes(), policy(depth)).unwrap();
+                streams.replay(id, name.as_bytes(), policy(depth), number as u64 + 1).unwrap();
+                streams.hold(id, number as u64 + 1, 100 + u64::from(depth));
                 streams.count(id, 1, depth.into(), keys, number as u64 + 1);
             };
             for (number, (name, depth, keys)) in steps.into_iter().enumerate() {
@@ -430,7 +498,7 @@ mod tests {
                 if number >= start { export(&run, &mut cursor); }
             }
             while cursor.is_some() { export(&run, &mut cursor); }
-            let mut restarted = Streams::new(20);
+            let mut restarted = Streams::new(20, 1);
             for chunk in &chunks { restarted.import(chunk).unwrap(); }
             for step in log.drain(start..) { apply(&mut restarted, step); }
             prop_assert_eq!(restarted.streams, run.streams);

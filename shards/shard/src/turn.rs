@@ -489,6 +489,7 @@ impl<D: Driver> Shard<D> {
         }
         self.housekeeping_ns = now_ns;
         self.core.outside.mailbox_depth = self.mailbox.depth_total() as u64;
+        self.core.outside.space_held_up = self.space.is_held_up();
         self.core.outside.segments_released = self.space.released;
         self.core.outside.relocated_bytes = self.space.relocated_bytes;
         self.core.outside.relocated_records = self.space.relocated_records;

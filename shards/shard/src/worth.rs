@@ -69,6 +69,26 @@ impl SpaceCounts {
     }
 }
 
+/// Which records of a stream its policy has ended, by their age or their place: they are not served, and not copied forward.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ended {
+    before_us: u64,
+    below_lsn: u64,
+}
+
+impl Ended {
+    /// Whether a record is.
+    #[inline]
+    pub fn has(&self, record: &RecordView<'_>) -> bool {
+        record.timestamp_us < self.before_us
+            || (record.lsn < self.below_lsn
+                || self.below_lsn > 0 && {
+                    // A copy ends with the record that it is of.
+                    Relocated::of(record.extensions).is_some_and(|r| r.first < self.below_lsn)
+                })
+    }
+}
+
 /// What a record in the oldest segment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worth {
@@ -108,7 +128,7 @@ impl Partition {
     }
 
     /// Records of a stream that are older than this are not served (policy max_age_seconds, decided by log time).
-    pub fn oldest_us(&self, stream: u32) -> u64 {
+    fn oldest_us(&self, stream: u32) -> u64 {
         let age = self
             .streams
             .get(stream)
@@ -118,6 +138,25 @@ impl Partition {
                 .log_time_us()
                 .saturating_sub(s.saturating_mul(1_000_000))
         })
+    }
+
+    /// Which records of a stream are ended by its policy.
+    #[inline]
+    pub fn ended(&self, stream: u32) -> Ended {
+        Ended {
+            before_us: self.oldest_us(stream),
+            below_lsn: self.streams.get(stream).map_or(0, |s| s.held.below()),
+        }
+    }
+
+    /// Streams have come to their limit in bytes.
+    pub fn note_ended(&mut self) {
+        let bytes = std::mem::take(&mut self.streams.ended_bytes);
+        if bytes > 0 {
+            self.ended_bytes += bytes;
+            let dead = self.space.dead_bytes + bytes;
+            self.space.dead_bytes = dead.min(self.space.record_bytes);
+        }
     }
 
     /// Record bytes were laid down.
@@ -170,7 +209,7 @@ impl Partition {
             return Worth::Unknown;
         };
         let depth = stream.policy.history_depth.map(|depth| depth.max(1));
-        let expired = record.timestamp_us < self.oldest_us(record.stream);
+        let expired = self.ended(record.stream).has(record);
         let Some(newest) = self
             .index
             .get(self.digests.digest(record.stream, record.key))
@@ -299,6 +338,12 @@ impl Partition {
         Ok((appended.lsn, copied))
     }
 
+    /// Some stream shows older versions of a key, which only links name.
+    pub fn shows_older_versions(&self) -> bool {
+        let mut all = self.streams.iter();
+        all.any(|(_, s)| s.policy.history_depth.is_none_or(|depth| depth > 1))
+    }
+
     /// The oldest segment is released: nothing in it is worth anything.
     pub fn release_front(&mut self, walked: u64, copied: u64) {
         let segment = self.log.first_segment();
@@ -309,6 +354,12 @@ impl Partition {
         if self.copied.is_empty() {
             self.copied = ahash::AHashSet::new();
         }
+    }
+
+    /// Everything before this lsn is ended by its stream's limit in bytes, where every stream has one.
+    pub fn all_ended_below(&self) -> u64 {
+        let all = self.streams.iter().filter(|(_, s)| s.records > 0);
+        all.map(|(_, s)| s.held.below()).min().unwrap_or(0)
     }
 
     /// The largest age, where every stream has one: what is older than that is dead, whatever it is.

@@ -304,7 +304,7 @@ pub fn continues(
 }
 
 /// The records of one batch, each verified on its own: for readers that come by one batch at a time.
-/// `bytes` are the batch from its start. Ends behind the first record that does not verify.
+/// `bytes` are the batch from its start. Goes on behind a record that does not verify where its length leads to one that does.
 pub fn records<'a>(
     codec: &RecordCodec,
     info: &BatchInfo,
@@ -320,7 +320,12 @@ pub fn records<'a>(
         let record = codec.decode(walk.lsn, walk.rest);
         match &record {
             Ok(record) => walk.advance(record.bytes),
-            Err(_) => walk.left = 0,
+            Err(_) => match walk.behind() {
+                Some(bytes) if codec.decode(walk.lsn + 1, &walk.rest[bytes..]).is_ok() => {
+                    walk.advance(bytes);
+                }
+                _ => walk.left = 0,
+            },
         }
         Some((location, record))
     })
@@ -348,6 +353,11 @@ impl<'a> Records<'a> {
             },
             left: info.records,
         }
+    }
+
+    /// The length of the record at hand, as far as it can be believed: another one follows it in the batch.
+    fn behind(&self) -> Option<usize> {
+        RecordCodec::peek_bytes(self.rest).filter(|bytes| self.left > 1 && *bytes < self.rest.len())
     }
 
     fn advance(&mut self, bytes: usize) {

@@ -5,8 +5,8 @@
 //!
 //! Bytes, little-endian: magic `pc`, version u8 = 1, timeline u32, count u16, then per log number u32 and next
 //! lsn u64, then CRC32 (ISO-HDLC) of all before it. Text: base64url without padding.
-//! Version 2, written only where it says more: behind the entries a count u16, then per log number u32 and three u64
-//! of [`Walked`].
+//! Version 3, written only where it says more: behind the entries a count u16, then per log number u32 and [`Walked`]:
+//! base u64, until u64, holes u16, and from u64 and to u64 of each. (Version 2 knew one hole, and was never released.)
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,10 +15,11 @@ use crate::bytes::Reader;
 
 const MAGIC: [u8; 3] = *b"pc\x01";
 /// The same with what was walked.
-const MAGIC_WALKED: [u8; 3] = *b"pc\x02";
+const MAGIC_WALKED: [u8; 3] = *b"pc\x03";
 const FIXED_BYTES: usize = MAGIC.len() + 4 + 2 + 4;
 const ENTRY_BYTES: usize = 12;
-const WALKED_BYTES: usize = 28;
+/// Holes that are told apart: with them a cursor stays below 500 bytes for each log that has any.
+const HOLES_MAX: usize = 16;
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 
 /// Opaque to clients: timeline and the next lsn of every log. Text form base64url, no padding.
@@ -32,24 +33,27 @@ pub struct Cursor {
     pub walked: Vec<(u32, Walked)>,
 }
 
-/// What a scan has walked of a log before its next lsn. A record that compaction copies forward is met again behind the
-/// scan: this tells the copies that it has shown already from those that it has not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a scan has walked of a log before its next lsn, where compaction has overtaken it: segments were freed that it had
+/// not come to, and their records were copied to where it will come. This tells copies of what it has met from the others.
+///
+/// A scan that comes to where the log ended when it was last overtaken has met every record from before: it is as if it had
+/// walked everything, and nothing needs to be remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walked {
     /// It began here: what lay before was gone.
-    pub base: u64,
-    /// From here ..
-    pub hole_from: u64,
-    /// .. to before here the log was gone when the scan came to it. Empty where both are equal.
-    pub hole_to: u64,
+    base: u64,
+    /// Behind this lsn everything before the next one counts as walked.
+    until: u64,
+    /// (from, to): from here to before there the log was gone when the scan came to it. Ascending, apart.
+    holes: Vec<(u64, u64)>,
 }
 
 impl Default for Walked {
     fn default() -> Walked {
         Walked {
             base: 1,
-            hole_from: 0,
-            hole_to: 0,
+            until: 0,
+            holes: Vec::new(),
         }
     }
 }
@@ -57,20 +61,63 @@ impl Default for Walked {
 impl Walked {
     /// Whether what lay at `lsn`, which is before the scan's next one, was walked.
     pub fn covers(&self, lsn: u64) -> bool {
-        lsn >= self.base && !(self.hole_from..self.hole_to).contains(&lsn)
+        lsn >= self.base
+            && !self
+                .holes
+                .iter()
+                .any(|(from, to)| (*from..*to).contains(&lsn))
     }
 
-    /// A scan that was to go on at `next` finds that the log begins at `first` now. One hole is remembered: of an earlier
-    /// one and what lies between, copies may be shown a second time, but none is left out.
-    pub fn skip(&mut self, next: u64, first: u64) {
+    /// A scan that was to go on at `next` finds that the log begins at `first` now. All copies of what lay between are at
+    /// `end` at the latest. So many holes are told apart; then what lies between the two that are closest counts as not
+    /// walked: copies of it may be shown a second time, but none is left out.
+    pub fn skip(&mut self, next: u64, first: u64, end: u64) {
+        self.settle(next);
+        self.until = self.until.max(end);
         if next <= self.base {
             self.base = first;
-        } else {
-            if self.hole_from == self.hole_to {
-                self.hole_from = next;
-            }
-            self.hole_to = first;
+            return;
         }
+        match self.holes.last_mut() {
+            // Nothing was walked since.
+            Some((_, to)) if *to == next => *to = first,
+            _ => self.holes.push((next, first)),
+        }
+        if self.holes.len() > HOLES_MAX {
+            let between = |at: &usize| self.holes[at + 1].0 - self.holes[*at].1;
+            let at = (0..HOLES_MAX).min_by_key(between).unwrap_or(0);
+            let (_, to) = self.holes.remove(at + 1);
+            self.holes[at].1 = to;
+        }
+    }
+
+    /// The scan has come to `next`.
+    pub fn settle(&mut self, next: u64) {
+        if next > self.until {
+            *self = Walked::default();
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.base.to_le_bytes());
+        out.extend_from_slice(&self.until.to_le_bytes());
+        out.extend_from_slice(&(self.holes.len() as u16).to_le_bytes());
+        for (from, to) in &self.holes {
+            out.extend_from_slice(&from.to_le_bytes());
+            out.extend_from_slice(&to.to_le_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Option<Walked> {
+        let (base, until) = (reader.u64()?, reader.u64()?);
+        let count = usize::from(reader.u16()?);
+        let mut holes = Vec::new();
+        for _ in 0..count {
+            holes.push((reader.u64()?, reader.u64()?));
+        }
+        let apart = holes.iter().all(|(from, to)| from < to)
+            && holes.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        (apart && count <= HOLES_MAX).then_some(Walked { base, until, holes })
     }
 }
 
@@ -92,9 +139,7 @@ impl Cursor {
             out.extend_from_slice(&count.to_le_bytes());
             for (log, walked) in &self.walked {
                 out.extend_from_slice(&log.to_le_bytes());
-                for lsn in [walked.base, walked.hole_from, walked.hole_to] {
-                    out.extend_from_slice(&lsn.to_le_bytes());
-                }
+                walked.encode(&mut out);
             }
         }
         out.extend_from_slice(&CRC.checksum(&out).to_le_bytes());
@@ -125,20 +170,11 @@ impl Cursor {
         let mut walked = Vec::new();
         if magic == MAGIC_WALKED {
             let count = usize::from(reader.u16()?);
-            if count == 0 || reader.rest.len() != count * WALKED_BYTES {
-                return None;
-            }
             for _ in 0..count {
-                let log = reader.u32()?;
-                let (base, hole_from, hole_to) = (reader.u64()?, reader.u64()?, reader.u64()?);
-                walked.push((
-                    log,
-                    Walked {
-                        base,
-                        hole_from,
-                        hole_to,
-                    },
-                ));
+                walked.push((reader.u32()?, Walked::decode(&mut reader)?));
+            }
+            if count == 0 || !reader.rest.is_empty() {
+                return None;
             }
         }
         let ascending = next.windows(2).all(|pair| pair[0].0 < pair[1].0)
@@ -177,25 +213,49 @@ mod tests {
     #[test]
     fn a_cursor_of_a_log_that_lost_its_beginning_says_what_was_walked() {
         let mut walked = Walked::default();
-        walked.skip(1, 50);
+        walked.skip(1, 50, 120);
+        walked.skip(60, 80, 130);
+        walked.skip(90, 100, 140);
+        walked.skip(100, 102, 140);
         let plain = Cursor {
             timeline: 1,
             next: vec![(0, 60), (1, 70)],
-            walked: vec![(0, walked)],
+            walked: vec![(0, walked.clone())],
         };
         let text = plain.encode();
         assert_eq!(Cursor::decode(text.as_bytes()), Some(plain));
         for at in 0..text.len() {
             assert_eq!(Cursor::decode(&text.as_bytes()[..at]), None, "cut at {at}");
         }
-        assert!(!walked.covers(49) && walked.covers(50));
-        walked.skip(60, 80);
-        walked.skip(90, 100);
         let covered: Vec<u64> = (48..104).filter(|lsn| walked.covers(*lsn)).collect();
-        assert_eq!(
-            covered,
-            [50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 100, 101, 102, 103]
-        );
+        let expected: Vec<u64> = (50..60).chain(80..90).chain(102..104).collect();
+        assert_eq!(covered, expected);
+        // The log of the last time has been walked to its end.
+        walked.settle(140);
+        assert!(!walked.covers(70));
+        walked.settle(141);
+        assert_eq!(walked, Walked::default());
+    }
+
+    #[test]
+    fn holes_are_bounded_and_what_is_forgotten_counts_as_not_walked() {
+        let mut walked = Walked::default();
+        for turn in 1..=100 {
+            // A hundred are freed, ten and some more are walked.
+            walked.skip(turn * 1000, turn * 1000 + 900 - turn % 7, 1_000_000);
+        }
+        assert_eq!(walked.holes.len(), HOLES_MAX);
+        for turn in 1..=100 {
+            assert!(!walked.covers(turn * 1000 + 10), "turn {turn}");
+        }
+        let cursor = Cursor {
+            timeline: 1,
+            next: vec![(0, 200_000)],
+            walked: vec![(0, walked)],
+        };
+        let text = cursor.encode();
+        assert!(text.len() < 500, "{} bytes", text.len());
+        assert_eq!(Cursor::decode(text.as_bytes()), Some(cursor));
     }
 
     #[test]

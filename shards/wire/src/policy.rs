@@ -10,6 +10,10 @@ pub struct Policy {
     pub history_depth: Option<u32>,
     /// Records older than this (log time) are not served, and freed; `None` = kept.
     pub max_age_seconds: Option<u64>,
+    /// Bytes of its newest records that a stream keeps, shared equally by the shards; older records are not served, and
+    /// freed. `None` = no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
     /// How long an Idempotency-Key is remembered; `None` = the server's default. (Producers: the server's default.)
     pub dedup_window_seconds: Option<u64>,
 }

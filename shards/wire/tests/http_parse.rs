@@ -199,7 +199,7 @@ fn every_route_at_every_split() {
         ),
         (
             "PUT /v1/streams/s",
-            r#"PutStream { stream: "s", policy: Policy { history_depth: None, max_age_seconds: None, dedup_window_seconds: None } }"#,
+            r#"PutStream { stream: "s", policy: Policy { history_depth: None, max_age_seconds: None, max_bytes: None, dedup_window_seconds: None } }"#,
         ),
         ("GET /v1/streams/s", r#"GetStream { stream: "s" }"#),
         ("GET /v1/streams", "ListStreams"),

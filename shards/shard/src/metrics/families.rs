@@ -314,6 +314,11 @@ pub(super) const FAMILIES: &[Family] = &[
         "Of them, bytes that nobody can read any more; about",
         |s| s.gauges.dead_bytes.into(),
     ),
+    gauge(
+        "pinion_unreadable_segments",
+        "1 while the oldest segment holds what cannot be read and may be wanted: nothing is freed; the log says which",
+        |s| u64::from(s.gauges.space_held_up).into(),
+    ),
     counter(
         "pinion_segments_released_total",
         "Segments in which nothing can be read any more",

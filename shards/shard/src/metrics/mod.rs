@@ -199,6 +199,8 @@ pub struct Gauges {
     pub record_bytes: u64,
     /// of them, bytes that nobody can read any more, about
     pub dead_bytes: u64,
+    /// The oldest segment stays for what cannot be read in it.
+    pub space_held_up: bool,
     /// how long the last checkpoint took
     pub checkpoint_seconds: f64,
     /// its bytes

@@ -197,7 +197,7 @@ impl<'a> Route<'a> {
                     Box::new(Refusal::new(
                         Code::Malformed,
                         format!(
-                            "policy is not readable ({why}): send a JSON object with history_depth, max_age_seconds, dedup_window_seconds"
+                            "policy is not readable ({why}): send a JSON object with history_depth, max_age_seconds, max_bytes, dedup_window_seconds"
                         ),
                     ))
                 })?;
