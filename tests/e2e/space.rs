@@ -101,3 +101,73 @@ fn a_working_set_written_many_times_over_takes_twice_its_size_and_a_constant() {
     holds(&server, &newest);
     server.stop();
 }
+
+/// The numbers that a scan shows, ascending; gets must agree.
+fn shown(server: &Server, of: std::ops::Range<usize>) -> Vec<usize> {
+    let mut http = server.http();
+    let mut scanned: Vec<usize> = (crate::http::scan(&mut http, "b", 50).iter())
+        .map(|line| {
+            line["key"].as_str().expect("a key")[1..]
+                .parse()
+                .expect("a number")
+        })
+        .collect();
+    scanned.sort_unstable();
+    for key in of.step_by(17) {
+        let got = http.get(&format!("/v1/streams/b/records/k{key}"));
+        let expected = if scanned.contains(&key) { 200 } else { 404 };
+        assert_eq!(got.status, expected, "k{key}");
+    }
+    scanned
+}
+
+#[test]
+fn a_stream_with_a_limit_in_bytes_keeps_its_newest_before_and_after_restarts() {
+    const LIMIT: usize = 4 << 20;
+    let data = directory();
+    let start = || Server::start(data.path(), 1);
+    let server = start();
+    let policy = format!(r#"{{"max_bytes": {LIMIT}}}"#);
+    let put = server.http().call("PUT", "/v1/streams/b", &[], &policy);
+    assert_eq!(put.status, 200, "{}", put.text());
+    let write = |server: &Server, numbers: std::ops::Range<usize>| {
+        let mut http = server.http();
+        for number in numbers {
+            let put = http.post(&format!("/v1/streams/b/records/k{number}"), body(number, 0));
+            assert_eq!(put.status, 201, "{}", put.text());
+        }
+    };
+    write(&server, 0..1500);
+    let held = |shown: &[usize], last: usize| {
+        let bytes = shown.len() * BODY;
+        assert!(
+            (LIMIT - BODY..LIMIT + LIMIT / 32).contains(&bytes),
+            "{bytes}"
+        );
+        assert_eq!(
+            (shown.len(), shown.last()),
+            (last + 1 - shown[0], Some(&last))
+        );
+    };
+    let before = shown(&server, 0..1500);
+    held(&before, 1499);
+    eventually("segments to be used again", || {
+        (server.metric("pinion_segments_recycled_total", 0) > 3.0).then_some(())
+    });
+    // 60 MB were written; the test's segments are 4 MiB.
+    let taken = segment_bytes(data.path());
+    assert!(taken <= (2 * LIMIT + 16 * (4 << 20)) as u64, "{taken}");
+    assert!(server.metric("pinion_ended_bytes_total", 0) > 50e6);
+    server.kill();
+    let server = start();
+    assert_eq!(shown(&server, 0..1500), before, "after a kill");
+    write(&server, 1500..1600);
+    let after = shown(&server, 0..1600);
+    held(&after, 1599);
+    server.stop();
+    let server = start();
+    assert_eq!(shown(&server, 0..1600), after, "after a stop");
+    let said = server.http().get("/v1/streams/b").json();
+    assert_eq!(said["policy"]["max_bytes"], LIMIT, "{said}");
+    server.stop();
+}

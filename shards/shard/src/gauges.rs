@@ -78,6 +78,7 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
     let counters = &mut core.metrics.counters;
     counters.segments_released = outside.segments_released;
     counters.segments_recycled = recycled;
+    counters.ended_bytes = core.partition.ended_bytes;
     counters.relocated_bytes = outside.relocated_bytes;
     counters.relocated_records = outside.relocated_records;
     counters.mailbox_hops = core.hops;

@@ -132,7 +132,7 @@ pub fn crash_behind(full: &Full, k: u64, mode: CrashMode, steps: usize) -> Resul
         for _ in 0..if compacting { 60 } else { 0 } {
             trial.turn()?;
         }
-        // In few pages: a scan that is overtaken more than once may show a record again.
+        // In few pages: compaction goes through this small log more than once beside a slow scan.
         judge(&mut trial, full.depth, 100 + 20 * life)?;
         if life == 0 {
             trial.repeat()?;

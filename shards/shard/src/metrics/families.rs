@@ -325,6 +325,11 @@ pub(super) const FAMILIES: &[Family] = &[
         |s| s.counters.segments_released.into(),
     ),
     counter(
+        "pinion_ended_bytes_total",
+        "Log bytes of records that max_bytes of their streams has ended, those of the last replay too",
+        |s| s.counters.ended_bytes.into(),
+    ),
+    counter(
         "pinion_segments_recycled_total",
         "Files of released segments that were given to reuse",
         |s| s.counters.segments_recycled.into(),

@@ -126,6 +126,8 @@ pub struct Counters {
     pub late_requests: u64,
     /// segments that were released because nothing in them could be read any more
     pub segments_released: u64,
+    /// bytes of records that streams' limits in bytes have ended
+    pub ended_bytes: u64,
     /// files of released segments that were given to reuse
     pub segments_recycled: u64,
     /// bytes of records that were copied forward to release a segment

@@ -164,4 +164,43 @@ pub const BUILDS: &[Build] = &[
             "a_lost_write_in_the_place_of_a_batch_that_was_cut_off_is_found_by_every_read",
         ),
     },
+    Build {
+        name: "release-before-copies",
+        edits: &[Edit {
+            file: "shards/shard/src/space.rs",
+            from: "if self.core.partition.log.durable_lsn() < walk.last_copy_lsn {",
+            to: "if self.core.partition.log.durable_lsn() < walk.last_copy_lsn\n            \
+                 && !std::env::var(\"MUTANT\").is_ok_and(|m| m == \"release-before-copies\")\n        {",
+        }],
+        killer: sim(
+            "space",
+            "a_crash_beside_compaction_loses_nothing_and_brings_nothing_back_with_one_version_a_key",
+        ),
+    },
+    Build {
+        name: "replay-behind-copies",
+        edits: &[Edit {
+            file: "shards/shard/src/space.rs",
+            from: "        self.began\n    }",
+            to: "        if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"replay-behind-copies\") {\n            \
+                 return None;\n        }\n        self.began\n    }",
+        }],
+        killer: sim(
+            "space",
+            "a_crash_beside_compaction_keeps_histories_of_three_versions_whole",
+        ),
+    },
+    Build {
+        name: "forget-producers",
+        edits: &[Edit {
+            file: "shards/shard/src/recover/checkpoint.rs",
+            from: "            Page::Bytes(Section::Producers, chunk) => partition",
+            to: "            Page::Bytes(Section::Producers, _) if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"forget-producers\") => {}\n            \
+                 Page::Bytes(Section::Producers, chunk) => partition",
+        }],
+        killer: sim(
+            "space",
+            "a_crash_beside_compaction_loses_nothing_and_brings_nothing_back_with_one_version_a_key",
+        ),
+    },
 ];
