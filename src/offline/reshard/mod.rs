@@ -151,7 +151,12 @@ impl Change {
         let learning = old.logs.iter().zip(&logs).map(|(log, files)| {
             let slots = (log.slot_first, log.slot_last);
             let sink = Learning {
-                source: Source::new(log.number, slots, old.digest_key, shards),
+                source: Source::new(
+                    log.number,
+                    slots,
+                    old.digest_key,
+                    (old.logs.len() as u32, shards),
+                ),
                 originals: 0,
                 error: None,
             };

@@ -69,13 +69,14 @@ pub(super) fn left_to(
             &mut keys,
             &|a| answer_here(a),
         );
-        if !source.ended.is_empty() {
+        let ended = || source.ended.iter().chain(&source.over_limit);
+        if ended().next().is_some() {
             items.extend((1..).zip(ids).map(|(digested, stream)| Item::Alias {
                 origin,
                 stream: *stream,
                 digested,
             }));
-            items.extend(source.ended.iter().map(|(digest, version)| Item::Version {
+            items.extend(ended().map(|(digest, version)| Item::Version {
                 origin,
                 digest: *digest,
                 version: *version,

@@ -139,7 +139,7 @@ impl Merge {
     ) -> Result<Option<usize>, SourceError> {
         debug_assert!(matches!(record.kind, Kind::Put | Kind::Tombstone));
         let old = &mut self.sources[source];
-        if old.is_outlived(record) {
+        if old.is_outlived(record) || old.is_over_limit(first, record) {
             return Ok(None);
         }
         let stream = (record.stream as usize)

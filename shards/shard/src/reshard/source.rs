@@ -75,6 +75,8 @@ pub struct Source {
     requests: Requests,
     /// Last versions of keys whose newest record is gone.
     pub(super) ended: AHashMap<Digest, u32>,
+    /// The same of keys whose records are still there and that a limit in bytes has ended.
+    pub(super) over_limit: AHashMap<Digest, u32>,
     copied: Vec<Copied>,
     first_lsn: u64,
     log_time_us: u64,
@@ -86,23 +88,24 @@ pub struct Source {
 }
 
 impl Source {
-    /// Nothing is known yet. `shards`: how many new logs there will be.
-    pub fn new(number: u32, slots: (u16, u16), digest_key: [u8; 16], shards: u32) -> Source {
+    /// Nothing is known yet. `shards`: how many logs there are, and how many new ones there will be.
+    pub fn new(number: u32, slots: (u16, u16), digest_key: [u8; 16], shards: (u32, u32)) -> Source {
         Source {
             number,
             slots,
             digests: DigestKey::new(digest_key),
-            streams: Streams::new(STREAMS_MAX_DEFAULT),
+            streams: Streams::new(STREAMS_MAX_DEFAULT, shards.0.into()),
             defined_us: AHashMap::new(),
             producers: Producers::new(ProducerLimits::default()),
             keys: IdempotencyKeys::new(KeyLimits::default()),
             carried: Carried::default(),
             requests: Requests::default(),
             ended: AHashMap::new(),
+            over_limit: AHashMap::new(),
             copied: Vec::new(),
             first_lsn: 0,
             log_time_us: 0,
-            amounts: vec![Amount::default(); shards as usize],
+            amounts: vec![Amount::default(); shards.1 as usize],
             went: AHashMap::new(),
             kept: AHashMap::new(),
         }
@@ -173,7 +176,7 @@ impl Source {
                 self.defined_us.insert(record.stream, record.timestamp_us);
                 return self
                     .streams
-                    .replay(record.stream, record.key, policy)
+                    .replay(record.stream, record.key, policy, record.lsn)
                     .map_err(|e| failed(e.to_string()));
             }
             Kind::Note => {
@@ -218,6 +221,8 @@ impl Source {
             return Ok(());
         }
         let payload_bytes = record.payload.len() as u64;
+        self.streams
+            .hold(record.stream, record.lsn, record.bytes as u64);
         self.streams
             .count(record.stream, 1, payload_bytes, 0, record.lsn);
         self.requests
@@ -287,6 +292,21 @@ impl Source {
             && self
                 .ended
                 .contains_key(&self.digests.digest(record.stream, record.key))
+    }
+
+    /// Whether the stream's limit in bytes has ended a record of first place `first`: it stays so whatever the new logs count.
+    /// Records come in the order of their first places, so a key is over the limit until a record of it is not.
+    pub(super) fn is_over_limit(&mut self, first: u64, record: &RecordView<'_>) -> bool {
+        let held = self.streams.get(record.stream).map(|stream| &stream.held);
+        let over = held.is_some_and(|held| first < held.below());
+        if over {
+            let digest = self.digests.digest(record.stream, record.key);
+            self.over_limit.insert(digest, record.version);
+        } else if !self.over_limit.is_empty() {
+            let digest = self.digests.digest(record.stream, record.key);
+            self.over_limit.remove(&digest);
+        }
+        over
     }
 
     /// A record of first place `first` was laid down in a new log.

@@ -68,7 +68,12 @@ fn merged(logs: &[Vec<RecordView<'_>>], shards: u32) -> (Merge, Superblock) {
     let mut sources = Vec::new();
     for (log, records) in old.logs.iter().zip(logs) {
         let slots = (log.slot_first, log.slot_last);
-        let mut source = Source::new(log.number, slots, old.digest_key, shards);
+        let mut source = Source::new(
+            log.number,
+            slots,
+            old.digest_key,
+            (logs.len() as u32, shards),
+        );
         for record in records {
             source.record(Location::default(), record).unwrap();
         }
@@ -181,6 +186,40 @@ fn what_is_over_is_not_left_behind() {
             keys.filter(|item| matches!(item, Item::Key { .. })).count(),
             0
         );
+    }
+}
+
+#[test]
+fn what_a_limit_in_bytes_has_ended_stays_ended() {
+    // Records of 64 bytes: a limit of 640 keeps ten of them, and the step that it is counted in.
+    let policy = br#"{"max_bytes":640}"#;
+    let names: Vec<Vec<u8>> = (0..40).map(|i| format!("k{i:02}").into_bytes()).collect();
+    let mut log = vec![definition(b"s", policy)];
+    log.extend(
+        (2..)
+            .zip(&names)
+            .map(|(lsn, key)| record(lsn, key, lsn, &[])),
+    );
+    // No limit any more: what it had ended does not come back.
+    let mut freed = log.clone();
+    freed.push(RecordView {
+        lsn: 42,
+        ..definition(b"s", b"{}")
+    });
+    for log in [log, freed] {
+        let (mut merge, _) = merged(std::slice::from_ref(&log), 3);
+        let read: Vec<_> = merge.targets().iter_mut().map(read).collect();
+        let mut left: Vec<Vec<u8>> = read
+            .iter()
+            .flat_map(|(_, puts)| puts.iter().map(|(_, key)| key.clone()))
+            .collect();
+        left.sort();
+        assert!((10..=11).contains(&left.len()), "{} are left", left.len());
+        assert_eq!(left, names[names.len() - left.len()..]);
+        let versions = read.iter().flat_map(|(carried, _)| carried.items());
+        let versions = versions.filter(|item| matches!(item, Item::Version { .. }));
+        // Every new log gets them all: which of them has the key cannot be told from its digest.
+        assert_eq!(versions.count(), 3 * (names.len() - left.len()));
     }
 }
 
