@@ -10,6 +10,7 @@ mod exit;
 mod load;
 mod offline;
 mod probe;
+mod prove;
 mod remote;
 mod serve;
 mod supervisor;

@@ -18,6 +18,7 @@ use tuning::system::{Host, System};
 
 use crate::exit::{self, Failure, usage};
 use crate::probe::{self, ProbeFlags};
+use crate::prove::{self, ProveFlags};
 
 /// What to do with the host's settings.
 #[derive(Debug, Subcommand)]
@@ -39,6 +40,8 @@ pub enum TuneCommand {
     Revert(RevertFlags),
     /// Install files that set at boot what `plan` prints, or take them away again
     Persist(PersistFlags),
+    /// Run the load test untuned and tuned, in turns, and report whether tuning pays here
+    Prove(ProveFlags),
     /// Write down what `check` reads of this machine, for --machine elsewhere
     Record(RecordFlags),
 }
@@ -169,6 +172,7 @@ pub fn run(command: &TuneCommand) -> Result<(), Failure> {
     match command {
         TuneCommand::Check(flags) => check(flags),
         TuneCommand::Probe(flags) => probe::run(flags),
+        TuneCommand::Prove(flags) => prove::run(flags),
         TuneCommand::Plan(flags) => plan(flags),
         TuneCommand::Apply(flags) => change::apply(flags),
         TuneCommand::Verify(flags) => change::verify(flags),
