@@ -15,6 +15,7 @@ use std::time::Duration;
 use uring::{Features, Waker};
 use wire::{ShardRoute, Topology};
 
+pub use crate::metrics::note_tuning_drift;
 pub use config::{
     Banner, EngineConfig, OpenError, SEGMENT_BYTES, SPACE_AMPLIFICATION_PERCENT, ShardBanner,
 };

@@ -427,4 +427,11 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Open file descriptors of the process",
         source: Source::Process(|p| p.open_files.into()),
     },
+    Family {
+        name: "pinion_tuning_drifted_settings",
+        kind: Type::Gauge,
+        labels: &[],
+        help: "Settings that pinion tune apply made and that are no longer so",
+        source: Source::Process(|p| p.tuning_drift.into()),
+    },
 ];

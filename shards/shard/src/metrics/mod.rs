@@ -18,7 +18,7 @@ mod process;
 mod render;
 
 pub use distribution::{Distribution, DistributionSnapshot, Scale};
-pub use process::ProcessUsage;
+pub use process::{ProcessUsage, note_tuning_drift};
 pub use render::{CONTENT_TYPE, render};
 
 use crate::log::WriteDone;

@@ -1,5 +1,15 @@
 //! What the kernel knows about this process. Reads /proc: some tens of microseconds, to be done once a scrape.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of the process, as the host that it runs on is: whoever watches the host's settings writes it.
+static TUNING_DRIFT: AtomicU64 = AtomicU64::new(0);
+
+/// So many settings of the applied tuning are no longer as they were left.
+pub fn note_tuning_drift(settings: usize) {
+    TUNING_DRIFT.store(settings as u64, Ordering::Relaxed);
+}
+
 /// Figures of the process, all shards together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessUsage {
@@ -7,6 +17,8 @@ pub struct ProcessUsage {
     pub resident_bytes: u64,
     /// open file descriptors
     pub open_files: u64,
+    /// see [`note_tuning_drift`]
+    pub tuning_drift: u64,
 }
 
 impl ProcessUsage {
@@ -18,6 +30,7 @@ impl ProcessUsage {
         ProcessUsage {
             resident_bytes: resident_bytes(&status),
             open_files: open_files.saturating_sub(1),
+            tuning_drift: TUNING_DRIFT.load(Ordering::Relaxed),
         }
     }
 }

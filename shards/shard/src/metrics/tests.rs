@@ -49,6 +49,7 @@ fn page(shards: usize) -> String {
         &ProcessUsage {
             resident_bytes: 1 << 20,
             open_files: 9,
+            tuning_drift: 3,
         },
         "1.2.3",
     )
@@ -210,7 +211,7 @@ fn histograms_are_cumulative_and_end_with_their_count() {
 
 #[test]
 fn names_say_what_they_are_in() {
-    const UNITS: [&str; 14] = [
+    const UNITS: [&str; 15] = [
         "_total",
         "_seconds",
         "_bytes",
@@ -224,6 +225,7 @@ fn names_say_what_they_are_in() {
         "_connections",
         "_segments",
         "_files",
+        "_settings",
         "_timestamp_seconds",
     ];
     for family in FAMILIES {
@@ -272,6 +274,7 @@ fn what_was_recorded_is_shown() {
         "pinion_busy_seconds_total{shard=\"0\"} 1.5",
         "pinion_recovery_bytes{shard=\"0\"} 15",
         "pinion_process_open_files 9",
+        "pinion_tuning_drifted_settings 3",
     ] {
         assert!(
             text.lines().any(|found| found == line),
