@@ -19,6 +19,7 @@ use crate::config::{self, ServeConfig, ServeFlags};
 use crate::exit::{Failure, output, usage};
 use crate::supervisor;
 use crate::text::counted;
+use crate::tune;
 
 /// How often a starting server looks whether its shards have recovered.
 const READY_POLL: Duration = Duration::from_millis(5);
@@ -52,9 +53,12 @@ pub fn run(flags: ServeFlags, matches: &ArgMatches) -> Result<(), Failure> {
     preflight(&config)?;
     // Before the engine starts, so that a signal during recovery is a drain and not a kill.
     let mut signals = listen_for_signals()?;
+    let settings = &config.settings;
+    let (tuning_state, data) = (settings.tuning_state.clone(), settings.data.clone());
     let engine = Engine::open(engine_config(config))?;
     show(&banner::render(engine.banner()));
     supervisor::recovering();
+    tune::drift::watch(tuning_state, data);
     if wait_until_settled(&engine, &mut signals) {
         let line = banner::ready_line(engine.banner(), &engine.stopped_shards());
         show(&line);

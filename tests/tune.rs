@@ -259,3 +259,79 @@ fn apply_verify_and_revert_for_real_in_a_network_namespace() {
     );
     assert_eq!(shared.map(host), before, "the machine itself is as it was");
 }
+
+/// `prove` measures, applies and reverts; then what was applied is lost, and a server says so.
+const PROVE: &str = r#"
+set -eu
+mount -t sysfs sysfs /sys
+ip link set lo up
+mig=/proc/sys/net/ipv4/tcp_migrate_req
+echo 0 > $mig
+"$TUNE" tune prove --yes --rounds 2 --seconds 1 --data "$DATA/bench" --output "$DATA/report" --state "$STATE" \
+    --loadtest "$LOADTEST" -- --connections 4 --keys 1000
+[ "$(cat $mig)" = 0 ] || { echo 'prove left its settings behind'; exit 1; }
+[ ! -e "$DATA/bench/data" ] || { echo 'prove left its data behind'; exit 1; }
+"$TUNE" tune apply --yes --data "$DATA" --state "$STATE"
+[ "$(cat $mig)" = 1 ] || { echo 'nothing was applied'; exit 1; }
+echo 0 > $mig
+"$TUNE" serve --data "$DATA/served" --shards 1 --memory 1GiB --port 0 --http-port 0 --tuning-state "$STATE" > "$DATA/banner" 2> "$DATA/log" &
+server=$!
+trap 'kill $server' EXIT
+for _ in $(seq 300); do grep -q 'is serving' "$DATA/banner" && break; sleep 0.1; done
+http=$(sed -n 's/.* and http \([^ ]*\) on .*/\1/p' "$DATA/banner")
+for _ in $(seq 300); do
+    python3 -c "import sys, urllib.request; print(urllib.request.urlopen('http://$http/metrics').read().decode())" > "$DATA/metrics"
+    grep -q '^pinion_tuning_drifted_settings 1$' "$DATA/metrics" && break
+    sleep 0.1
+done
+grep '^pinion_tuning_drifted_settings 1$' "$DATA/metrics"
+grep 'tcp_migrate_req: 1 was left there, now it is 0' "$DATA/log"
+"$TUNE" tune revert --yes --force --state "$STATE"
+echo all of it
+"#;
+
+#[test]
+fn prove_and_a_watching_server_for_real_in_a_network_namespace() {
+    let possible = Command::new("unshare")
+        .args(["--net", "--mount", "true"])
+        .output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: needs root and unshare (util-linux)");
+        return;
+    }
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_pinion"));
+    let loadtest = program.with_file_name("loadtest");
+    // The whole workspace's tests have built it already.
+    if !loadtest.is_file() {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--offline", "-q", "-p", "loadtest"])
+            .status()
+            .expect("cargo starts");
+        assert!(built.success(), "the load generator does not build");
+    }
+    let directory =
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "sh", "-c", PROVE])
+        .env("TUNE", program)
+        .env("LOADTEST", loadtest)
+        .env("STATE", directory.path().join("state"))
+        .env("DATA", directory.path())
+        .output()
+        .expect("unshare starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.ends_with("all of it\n"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let read = |name: &str| {
+        std::fs::read_to_string(directory.path().join("report").join(name)).expect(name)
+    };
+    let report = read("report.md");
+    for wanted in ["| records/s |", "| p99, us |", "too few rounds to tell"] {
+        assert!(report.contains(wanted), "{report}");
+    }
+    assert!(read("latency.svg").contains("tuned"));
+    assert!(read("after-1/summary.json").contains("records_per_second"));
+}

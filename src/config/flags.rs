@@ -129,6 +129,14 @@ pub struct ServeFlags {
     /// Keep CPUs out of idle states that take longer than this to leave, while serving (/dev/cpu_dma_latency); takes power
     #[arg(long, env = "PINION_CPU_DMA_LATENCY_US", value_name = "MICROSECONDS")]
     pub cpu_dma_latency_us: Option<u32>,
+    /// Where `pinion tune apply` keeps what it changed: whether that is still in force is looked at every minute
+    #[arg(
+        long,
+        env = "PINION_TUNING_STATE",
+        value_name = "DIR",
+        default_value = "/var/lib/pinion/tuning"
+    )]
+    pub tuning_state: PathBuf,
     /// Prepared segments that wait behind the open one
     #[arg(long, env = "PINION_SEGMENTS_AHEAD", value_name = "N")]
     pub segments_ahead: Option<u32>,

@@ -3,6 +3,7 @@
 //! Exit codes: 0 nothing to do (or done), 3 changes pending, 1 failed, 2 bad usage.
 
 mod change;
+pub mod drift;
 mod text;
 
 use std::io::Write as _;
