@@ -15,21 +15,12 @@ pub(super) fn left_to(
 ) -> Vec<Item> {
     let mut items = producers(sources, log_time_us);
     let known: ahash::AHashSet<u128> = items.iter().filter_map(producer_id).collect();
+    if at == 0 {
+        items.extend(counted(sources, ids));
+    }
     let mut keys = Keys::default();
     let mut origin = 0;
     for (source, ids) in sources.iter().zip(ids) {
-        if at == 0 {
-            for (id, stream) in (1..).zip(ids) {
-                let (records, payload_bytes) = source.gone(id);
-                if (records, payload_bytes) != (0, 0) {
-                    items.push(Item::Counted {
-                        stream: *stream,
-                        records,
-                        payload_bytes,
-                    });
-                }
-            }
-        }
         let Some(slots) = common(source.slots, target.slots) else {
             continue;
         };
@@ -93,6 +84,24 @@ pub(super) fn left_to(
         _ => true,
     });
     items
+}
+
+/// What streams count beyond the records that go on, all old logs together: a note counts once a stream, by its lsn.
+fn counted(sources: &[Source], ids: &[Vec<u32>]) -> impl Iterator<Item = Item> {
+    let mut sums = std::collections::BTreeMap::<u32, (u64, u64)>::new();
+    for (source, ids) in sources.iter().zip(ids) {
+        for (id, stream) in (1..).zip(ids) {
+            let (records, payload_bytes) = source.gone(id);
+            let sum = sums.entry(*stream).or_default();
+            *sum = (sum.0 + records, sum.1 + payload_bytes);
+        }
+    }
+    let sums = sums.into_iter().filter(|(_, sum)| *sum != (0, 0));
+    sums.map(|(stream, (records, payload_bytes))| Item::Counted {
+        stream,
+        records,
+        payload_bytes,
+    })
 }
 
 /// What the log itself was left. Gives the next free origin.
