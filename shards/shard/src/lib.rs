@@ -48,6 +48,8 @@ mod replay;
 pub mod reshard;
 mod ring_driver;
 mod scans;
+#[cfg(test)]
+mod scrub_tests;
 mod scrubber;
 mod sleepers;
 mod space;

@@ -379,42 +379,6 @@ fn a_restart_knows_how_many_keys_to_make_room_for() {
 }
 
 #[test]
-fn the_scrub_finds_a_flipped_bit_in_a_sealed_segment_and_says_so_once_a_round() {
-    let mut shard = shard(Vec::new(), 1, 8);
-    let client = shard.connect();
-    let body = vec![b'x'; 290 << 10];
-    while shard.core.partition.log.chain().segment < 4 {
-        let answer = shard.ask(client, post("k", "", &body));
-        assert!(answer.starts_with("HTTP/1.1 201"));
-    }
-    let sealed: Vec<_> = shard
-        .core
-        .partition
-        .log
-        .segments()
-        .take(3)
-        .copied()
-        .collect();
-    shard.turns(200);
-    let (bytes, errors) = (shard.scrubber.bytes, shard.scrubber.errors);
-    assert!(bytes > 9 << 20, "{bytes} bytes were verified");
-    assert_eq!(errors, 0);
-    let damaged = &mut shard.driver.files[sealed[1].file.0 as usize];
-    damaged[1 << 20] ^= 4;
-    shard.turns(200);
-    let found = shard.scrubber.errors;
-    assert!(found > 0, "the flipped bit was not found");
-    let rounds = (shard.scrubber.bytes - bytes) / (6 << 20) + 2;
-    assert!(found <= rounds, "{found} errors in {rounds} rounds");
-    assert!(
-        shard
-            .ask(client, post("k", "", b"small"))
-            .starts_with("HTTP/1.1 201"),
-        "the shard goes on"
-    );
-}
-
-#[test]
 fn a_unit_of_many_buffers_has_its_turn_on_a_saturated_disk() {
     let mut shard = shard(Vec::new(), 1, 64);
     let big = shard.connect();
@@ -707,33 +671,4 @@ fn a_segment_that_cannot_be_made_is_named_for_what_it_is() {
             "{kind}: writes resume by themselves"
         );
     }
-}
-
-#[test]
-fn a_scrub_of_a_device_that_fails_every_read_says_so_once_a_second() {
-    let mut shard = shard(Vec::new(), 1, 8);
-    let client = shard.connect();
-    let body = vec![b'x'; 290 << 10];
-    while shard.core.partition.log.chain().segment < 4 {
-        let answer = shard.ask(client, post("k", "", &body));
-        assert!(answer.starts_with("HTTP/1.1 201"));
-    }
-    let sealed: Vec<_> = shard
-        .core
-        .partition
-        .log
-        .segments()
-        .take(3)
-        .copied()
-        .collect();
-    for segment in sealed {
-        shard.driver.files[segment.file.0 as usize].truncate(4096);
-    }
-    let started_ns = shard.core.now.monotonic_ns;
-    let before = shard.scrubber.errors;
-    shard.turns(500);
-    let seconds = (shard.core.now.monotonic_ns - started_ns) / 1_000_000_000;
-    let errors = shard.scrubber.errors - before;
-    assert!(seconds >= 3 && errors > 0, "{errors} in {seconds} s");
-    assert!(errors <= seconds + 2, "{errors} errors in {seconds} s");
 }

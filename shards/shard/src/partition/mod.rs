@@ -4,7 +4,10 @@
 //! whole or not at all: everything that can refuse it is checked before its first record is laid down. It does not know
 //! connections, protocols' framing, other shards, or the device beyond `Log`.
 
+mod repeats;
+
 use index::{Digest, DigestKey, Entry, Index, TableMemory};
+use repeats::push_once;
 use uring::Region;
 use wal::record::{Kind, NewRecord, RecordView};
 use wal::{Link, extension};
@@ -12,11 +15,7 @@ use wire::native::AppendIter;
 use wire::{Code, Condition, ContentType, Durability, Policy, Refusal};
 
 use crate::cache::ReadCache;
-use crate::dedup::{
-    Answer, Carried, CarriedKey, CarriedSequence, ChunkError, IdempotencyExtension,
-    IdempotencyKeys, KeyCheck, KeyLimits, ProducerCheck, ProducerExtension, ProducerLimits,
-    Producers,
-};
+use crate::dedup::{Carried, ChunkError, IdempotencyKeys, KeyLimits, ProducerLimits, Producers};
 use crate::log::{Blocked, Log};
 use crate::streams::Streams;
 
@@ -302,14 +301,6 @@ impl Partition {
         Ok(appended)
     }
 
-    fn dedup_window_seconds(&self, stream: u32) -> u32 {
-        let policy = self
-            .streams
-            .get(stream)
-            .and_then(|s| s.policy.dedup_window_seconds);
-        u32::try_from(policy.unwrap_or(self.limits.dedup_window_seconds)).unwrap_or(u32::MAX)
-    }
-
     fn lay_down(
         &mut self,
         unit: &Unit<'_>,
@@ -464,187 +455,6 @@ impl Partition {
         Ok(())
     }
 
-    /// The first answer, if this unit was seen before.
-    fn repeated(
-        &mut self,
-        unit: &Unit<'_>,
-        log_time_us: u64,
-        versions: &mut Vec<u32>,
-    ) -> Result<Option<Appended>, NotAppended> {
-        let mismatch = || {
-            NotAppended::Refused(refuse(
-                Code::IdempotencyMismatch,
-                "this idempotency key or producer sequence was used before with a different request: take a new one",
-            ))
-        };
-        if let Some(repeat) = self.repeated_from_before(unit, log_time_us, versions)? {
-            return Ok(Some(repeat));
-        }
-        let answer: &Answer = match unit.once {
-            Once::No => return Ok(None),
-            Once::Producer {
-                id,
-                sequence,
-                fingerprint,
-            } => match self.producers.check(id, sequence, fingerprint) {
-                ProducerCheck::New => return Ok(None),
-                ProducerCheck::Repeat(answer) => answer,
-                ProducerCheck::Mismatch => return Err(mismatch()),
-                ProducerCheck::OutOfOrder { expected } => {
-                    let message = format!(
-                        "producer sequence {sequence} is out of order: the next one of this producer in this log is {expected}"
-                    );
-                    return Err(NotAppended::Refused(refuse(
-                        Code::SequenceOutOfOrder,
-                        message,
-                    )));
-                }
-                ProducerCheck::Forgotten => {
-                    let message = format!(
-                        "producer sequence {sequence} is older than the window of remembered answers"
-                    );
-                    return Err(NotAppended::Refused(refuse(
-                        Code::SequenceOutOfOrder,
-                        message,
-                    )));
-                }
-            },
-            Once::Key {
-                digest,
-                fingerprint,
-            } => match self.keys.check(digest, fingerprint, log_time_us) {
-                KeyCheck::New => return Ok(None),
-                KeyCheck::Repeat(answer) => answer,
-                KeyCheck::Mismatch => return Err(mismatch()),
-            },
-        };
-        versions.extend_from_slice(&answer.versions);
-        Ok(Some(Appended {
-            first_lsn: answer.first_lsn,
-            last_lsn: answer.first_lsn + u64::from(answer.records) - 1,
-            records: answer.records,
-            repeated: true,
-        }))
-    }
-
-    /// The first answer, if an earlier log gave it. Its lsn is that of the first record, where that still is; 0 where it is not.
-    fn repeated_from_before(
-        &self,
-        unit: &Unit<'_>,
-        log_time_us: u64,
-        versions: &mut Vec<u32>,
-    ) -> Result<Option<Appended>, NotAppended> {
-        if self.carried.is_empty() {
-            return Ok(None);
-        }
-        let refused = |code, message: String| Err(NotAppended::Refused(refuse(code, message)));
-        let answer = match unit.once {
-            Once::No => return Ok(None),
-            Once::Producer {
-                id,
-                sequence,
-                fingerprint,
-            } => match self
-                .carried
-                .check_sequence(id, sequence, fingerprint, log_time_us)
-            {
-                CarriedSequence::Unknown => return Ok(None),
-                CarriedSequence::Repeat(answer) => answer,
-                CarriedSequence::Mismatch => {
-                    return refused(
-                        Code::IdempotencyMismatch,
-                        "this producer sequence was used before with a different request: take a new one".into(),
-                    );
-                }
-                CarriedSequence::Below(floor) => {
-                    return refused(
-                        Code::SequenceOutOfOrder,
-                        format!(
-                            "producer sequence {sequence} is not one of those remembered from before the shards were changed: go on above {floor}, the largest one then"
-                        ),
-                    );
-                }
-            },
-            Once::Key {
-                digest,
-                fingerprint,
-            } => {
-                if self.keys.check(digest, fingerprint, log_time_us) != KeyCheck::New {
-                    return Ok(None);
-                }
-                let slots = unit.records.clone().map(|r| wire::slot::slot_of(r.key));
-                match self
-                    .carried
-                    .check_key(digest, fingerprint, log_time_us, slots)
-                {
-                    CarriedKey::Unknown => return Ok(None),
-                    CarriedKey::Repeat(answer) => answer,
-                    CarriedKey::Mismatch => {
-                        return refused(
-                            Code::IdempotencyMismatch,
-                            "this idempotency key was used before with a different request: take a new one".into(),
-                        );
-                    }
-                    CarriedKey::InPart => {
-                        return refused(
-                            Code::IdempotencyMismatch,
-                            "a part of this request was stored before the shards were changed, and it was never acknowledged: read its keys, then send what is missing under a new idempotency key".into(),
-                        );
-                    }
-                }
-            }
-        };
-        if answer.versions.len() == unit.count as usize {
-            versions.extend_from_slice(&answer.versions);
-        }
-        Ok(Some(Appended {
-            first_lsn: answer.first_lsn,
-            // Everything that was carried is durable.
-            last_lsn: answer.first_lsn,
-            records: unit.count,
-            repeated: true,
-        }))
-    }
-
-    fn remember(
-        &mut self,
-        once: &Once,
-        appended: &Appended,
-        versions: &[u32],
-        log_time_us: u64,
-        window_seconds: u32,
-    ) {
-        let answer = || Answer {
-            first_lsn: appended.first_lsn,
-            records: appended.records,
-            versions: versions.into(),
-        };
-        match *once {
-            Once::No => {}
-            Once::Producer {
-                id,
-                sequence,
-                fingerprint,
-            } => self
-                .producers
-                .record(id, sequence, fingerprint, answer(), log_time_us),
-            Once::Key {
-                digest,
-                fingerprint,
-            } => self
-                .keys
-                .record(digest, fingerprint, answer(), log_time_us, window_seconds),
-        }
-    }
-
-    fn once_bytes(&self, once: &Once) -> usize {
-        match once {
-            Once::No => 0,
-            // Both extension payloads are below 64 bytes, block header and padding included.
-            Once::Producer { .. } | Once::Key { .. } => 64,
-        }
-    }
-
     /// Define a stream, or change its policy: a record of its own in the log.
     pub fn put_stream(&mut self, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
         let id = self
@@ -793,39 +603,6 @@ fn encoded_bytes(record: &wire::AppendRecord<'_>) -> usize {
 fn definition_bytes(name: &[u8]) -> usize {
     // Policies are a few numbers; 512 bytes of JSON is more than the largest.
     wal::record::encoded_bytes_of(name.len(), 512, 0)
-}
-
-fn push_once(extensions: &mut Vec<u8>, once: &Once, records: u32, window_seconds: u32) {
-    match *once {
-        Once::No => {}
-        Once::Producer {
-            id,
-            sequence,
-            fingerprint,
-        } => {
-            let bytes = ProducerExtension {
-                id,
-                sequence,
-                fingerprint,
-                records,
-            }
-            .encode();
-            extension::push(extensions, extension::PRODUCER, &bytes);
-        }
-        Once::Key {
-            digest,
-            fingerprint,
-        } => {
-            let bytes = IdempotencyExtension {
-                digest,
-                fingerprint,
-                records,
-                window_seconds,
-            }
-            .encode();
-            extension::push(extensions, extension::IDEMPOTENCY, &bytes);
-        }
-    }
 }
 
 /// Durable appends are gated on their last lsn; buffered ones are answered at once.
