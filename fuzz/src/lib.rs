@@ -13,7 +13,7 @@ use wal::{BLOCK_BYTES, Link, LogIdentity, scan};
 
 #[cfg(feature = "config")]
 #[allow(dead_code)]
-#[path = "../../src/config.rs"]
+#[path = "../../src/config/mod.rs"]
 mod config_file;
 #[cfg(feature = "config")]
 #[allow(dead_code)]
