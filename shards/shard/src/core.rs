@@ -651,12 +651,19 @@ impl<S> Core<S> {
         settled.iter().all(|s| s.load(Ordering::Acquire))
     }
 
-    /// Tell the other shards whether this one takes writes: any of them may be asked.
+    /// Tell the other shards whether this one takes writes: any of them may be asked. Before the answers of a turn leave, so
+    /// that who was refused here is not told "ready" elsewhere.
     pub(crate) fn tell_readiness(&self) {
+        if self.state != State::Ready {
+            return;
+        }
         let log = &self.partition.log;
         let takes_writes = log.failed().is_none() && !log.disk_full() && log.no_segment().is_none();
         let now = if takes_writes { READY } else { READ_ONLY };
-        self.shared.ready[self.id].store(now, Ordering::Release);
+        let told = &self.shared.ready[self.id];
+        if told.load(Ordering::Relaxed) != now {
+            told.store(now, Ordering::Release);
+        }
     }
 
     pub(crate) fn is_process_ready(&self) -> bool {

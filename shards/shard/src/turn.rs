@@ -405,6 +405,7 @@ impl<D: Driver> Shard<D> {
         let now_ns = self.core.now.monotonic_ns;
         self.core.partition.log.pump(&mut self.driver, now_ns);
         self.core.reads.pump(&mut self.driver, now_ns);
+        self.core.tell_readiness();
         self.flush_connections();
         self.send_mail();
         self.core.flush_latencies();
@@ -516,7 +517,6 @@ impl<D: Driver> Shard<D> {
         if self.core.state != State::Ready {
             return;
         }
-        self.core.tell_readiness();
         if now_ns - self.last_work_ns > self.pace.mark_after_ns
             && self.core.partition.log.mark_idle()
         {

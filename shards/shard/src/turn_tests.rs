@@ -51,6 +51,25 @@ fn behind_a_failed_write_nothing_waits_and_a_drain_ends() {
 }
 
 #[test]
+fn who_was_refused_is_told_ready_by_no_shard() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let client = shard.connect();
+    shard.turns(5);
+    shard.driver.fail_writes = true;
+    shard.say(client, post("k", "", b"lost"));
+    assert!(shard.core.is_process_ready());
+    let closed = (0..20).any(|_| {
+        shard.turn();
+        !shard.driver.clients[&client].1
+    });
+    assert!(closed, "its ack will not come");
+    assert!(
+        !shard.core.is_process_ready(),
+        "told before the client could notice, not by the next housekeeping"
+    );
+}
+
+#[test]
 fn a_request_that_no_set_of_buffers_holds_is_refused() {
     let mut shard = shard(Vec::new(), 1, 8);
     let client = shard.connect();
