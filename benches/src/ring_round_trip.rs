@@ -47,13 +47,19 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
             checksum.finish()
         });
     }
-    on_disk(bench, &mut ring)
+    on_disk(bench, &mut ring, false)?;
+    on_disk(bench, &mut ring, true)
 }
 
-fn on_disk(bench: &mut Bench, ring: &mut Ring) -> anyhow::Result<()> {
+fn on_disk(bench: &mut Bench, ring: &mut Ring, registered: bool) -> anyhow::Result<()> {
     let folder = tempfile::tempdir_in(&bench.dir)?;
     let path = folder.path().join("blocks");
     let file = Rc::new(file::open_direct(&path, true)?);
+    let mut of_which = "";
+    if registered {
+        ring.register_file(&file)?;
+        of_which = " of a registered file";
+    }
     let blocks = bench.parameter(16, 4096);
     file::zero_fill(&file, blocks * BLOCK as u64)?;
     let mut bytes = Buffer::new(BLOCK)?;
@@ -61,36 +67,40 @@ fn on_disk(bench: &mut Bench, ring: &mut Ring) -> anyhow::Result<()> {
     let bytes = Rc::new(bytes);
     let rounds = bench.parameter(16, 4_000);
     for (how, wait) in WAITS {
-        bench.case_each(format!("durable write of 4 KiB, {how}"), rounds, |each| {
-            let mut checksum = Checksum::default();
-            for round in 0..rounds {
-                let start = Instant::now();
-                // One block behind the other, as a log goes.
-                let offset = round % blocks * BLOCK as u64;
-                ring.write(
-                    file.clone(),
-                    offset,
-                    bytes.clone(),
-                    0..BLOCK,
-                    WriteDurability::Dsync,
-                    TOKEN,
-                )
-                .expect("room for one operation");
-                match one(ring, wait) {
-                    Completion::Written { result, .. } => checksum.add(written(result)),
-                    other => unreachable!("{other:?}"),
+        bench.case_each(
+            format!("durable write of 4 KiB{of_which}, {how}"),
+            rounds,
+            |each| {
+                let mut checksum = Checksum::default();
+                for round in 0..rounds {
+                    let start = Instant::now();
+                    // One block behind the other, as a log goes.
+                    let offset = round % blocks * BLOCK as u64;
+                    ring.write(
+                        file.clone(),
+                        offset,
+                        bytes.clone(),
+                        0..BLOCK,
+                        WriteDurability::Dsync,
+                        TOKEN,
+                    )
+                    .expect("room for one operation");
+                    match one(ring, wait) {
+                        Completion::Written { result, .. } => checksum.add(written(result)),
+                        other => unreachable!("{other:?}"),
+                    }
+                    each.push(nanoseconds(start));
                 }
-                each.push(nanoseconds(start));
-            }
-            checksum.finish()
-        });
+                checksum.finish()
+            },
+        );
     }
     for round in 0..blocks {
         file::pwrite_all(&file, round * BLOCK as u64, &bytes)?;
     }
     let mut spare = Some(Buffer::new(BLOCK)?);
     for (how, wait) in WAITS {
-        bench.case_each(format!("read of 4 KiB, {how}"), rounds, |each| {
+        bench.case_each(format!("read of 4 KiB{of_which}, {how}"), rounds, |each| {
             let mut checksum = Checksum::default();
             for round in 0..rounds {
                 let buffer = spare.take().expect("the buffer comes back with every read");

@@ -76,6 +76,8 @@ pub struct Features {
     pub msg_ring: bool,
     /// A pool is registered, so its writes and reads are fixed ones.
     pub registered_buffers: bool,
+    /// A file is registered: its operations take no reference to it.
+    pub registered_files: bool,
     /// What is not there, each with the kernel that has it.
     pub missing: Vec<String>,
 }
@@ -169,6 +171,7 @@ pub(crate) fn build(
         provided_ring: false,
         msg_ring,
         registered_buffers: false,
+        registered_files: false,
         missing,
     };
     Ok((ring, features))

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use uring::{Buffer, WriteDurability};
@@ -149,6 +150,16 @@ impl RingDriver {
         });
     }
 
+    /// Take a file of the log, for as long as the driver lives.
+    pub(super) fn add_file(&mut self, file: OwnedFd) -> FileId {
+        let file = Rc::new(file);
+        if let Err(error) = self.ring.register_file(&file) {
+            tracing::debug!("a file goes unregistered: {error}");
+        }
+        self.files.push(file);
+        FileId(self.files.len() as u32 - 1)
+    }
+
     pub(super) fn take_prepared(&mut self) {
         while self.preparing > 0
             && let Ok(prepared) = self.prepared.1.try_recv()
@@ -156,10 +167,7 @@ impl RingDriver {
             self.preparing -= 1;
             let result = prepared.result.map(|file| match prepared.recycled {
                 Some(id) => id,
-                None => {
-                    self.files.push(Rc::new(file));
-                    FileId(self.files.len() as u32 - 1)
-                }
+                None => self.add_file(file),
             });
             self.ready.push_back(Event::SegmentReady {
                 token: prepared.token,

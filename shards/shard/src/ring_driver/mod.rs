@@ -101,7 +101,7 @@ impl RingDriver {
         let mut driver = RingDriver {
             ring,
             sync_method,
-            files: files.into_iter().map(Rc::new).collect(),
+            files: Vec::new(),
             peers: Vec::new(),
             free: Vec::new(),
             listeners: listeners
@@ -131,6 +131,9 @@ impl RingDriver {
             completions: Vec::with_capacity(256),
             ready: VecDeque::new(),
         };
+        for file in files {
+            driver.add_file(file);
+        }
         for index in 0..driver.listeners.len() {
             driver.arm(index)?;
         }

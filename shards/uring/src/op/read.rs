@@ -1,15 +1,20 @@
 //! IORING_OP_READ_FIXED for buffers of a registered pool, IORING_OP_READ for others.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use io_uring::{opcode, squeue, types};
+use io_uring::{opcode, squeue};
 
 use super::{Outcome, Step, entry_length};
+use crate::ring::files::{Target, on_target};
 use crate::{Buffer, Completion};
 
 pub(crate) struct Read {
+    /// Keeps the file open until the completion.
+    #[expect(dead_code, reason = "held, not read")]
     pub(crate) file: Rc<OwnedFd>,
+    /// How the entry names it.
+    pub(crate) target: Target,
     pub(crate) offset: u64,
     /// Some until the completion.
     pub(crate) buffer: Option<Buffer>,
@@ -23,16 +28,15 @@ pub(crate) struct Read {
 
 impl Read {
     pub(super) fn entry(&self) -> squeue::Entry {
-        let fd = types::Fd(self.file.as_raw_fd());
         let length = entry_length(self.len);
-        match self.registered {
-            Some(index) => opcode::ReadFixed::new(fd, self.start, length, index)
+        on_target!(self.target, file => match self.registered {
+            Some(index) => opcode::ReadFixed::new(file, self.start, length, index)
                 .offset(self.offset)
                 .build(),
-            None => opcode::Read::new(fd, self.start, length)
+            None => opcode::Read::new(file, self.start, length)
                 .offset(self.offset)
                 .build(),
-        }
+        })
     }
 
     /// result: bytes read; fewer than asked at the end of the file.

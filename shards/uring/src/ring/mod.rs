@@ -4,12 +4,13 @@
 //! - What an entry in the queue points at is owned by the operation in its slot until the completion that ends it.
 //! - A slot is released only by such a completion (or because its entry never reached the kernel).
 //! - Operations that must be submitted again wait in `again` in the order they came and are queued before anything else.
-//! - The ring is closed before provided buffers, registered pools and operations are freed; what the kernel would not
+//! - The ring is closed before provided buffers, registered pools and files, and operations are freed; what the kernel would not
 //!   let go of in time is leaked rather than freed.
 //!
 //! It does not know what the bytes mean, nor who waits for a completion.
 
 mod close;
+pub(crate) mod files;
 mod host;
 pub(crate) mod provided;
 mod registered;
@@ -32,6 +33,7 @@ use crate::setup::{FLAG_SETS, FlagSet};
 use crate::{
     Buffer, BufferPool, Features, Received, RingConfig, RingError, WriteDurability, limits,
 };
+use files::RegisteredFiles;
 use provided::Provided;
 use registered::RegisteredPools;
 use slots::{SlotId, Slots};
@@ -57,6 +59,7 @@ pub struct Ring {
     slots: Slots,
     provided: Provided,
     registered: RegisteredPools,
+    files: RegisteredFiles,
     again: VecDeque<SlotId>,
     waker: Option<Waker>,
     features: Features,
@@ -91,6 +94,7 @@ impl Ring {
             slots: Slots::new(config.operations_max),
             provided,
             registered: RegisteredPools::default(),
+            files: RegisteredFiles::default(),
             again: VecDeque::with_capacity(config.operations_max as usize),
             waker: None,
             features,
@@ -116,6 +120,14 @@ impl Ring {
     pub fn register_buffers(&mut self, pool: &BufferPool) -> io::Result<()> {
         self.registered.add(pool, &self.uring)?;
         self.features.registered_buffers = true;
+        Ok(())
+    }
+
+    /// Register a file for as long as the ring lives: its writes, reads and syncs name it by its place in the ring's table. On Err
+    /// (the table is full) it works as before.
+    pub fn register_file(&mut self, file: &Rc<OwnedFd>) -> io::Result<()> {
+        self.files.add(file, &self.uring)?;
+        self.features.registered_files = true;
         Ok(())
     }
 
@@ -176,10 +188,12 @@ impl Ring {
             return Err(invalid("write of a range outside its buffer"));
         }
         let registered = self.registered.entry_of(&buffer);
+        let target = self.files.target(&file);
         self.start(
             token,
             Operation::Write(op::Write {
                 file,
+                target,
                 offset,
                 buffer,
                 range,
@@ -204,12 +218,14 @@ impl Ring {
             return Err(invalid("read of more than the buffer holds"));
         }
         let registered = self.registered.entry_of(&buffer);
+        let target = self.files.target(&file);
         let start = buffer.as_mut_ptr();
         let buffer = Some(buffer);
         self.start(
             token,
             Operation::Read(op::Read {
                 file,
+                target,
                 offset,
                 buffer,
                 start,
@@ -221,7 +237,8 @@ impl Ring {
 
     /// Make everything written to the file so far durable. Covers writes whose completion has been seen, no others.
     pub fn fdatasync(&mut self, file: Rc<OwnedFd>, token: u64) -> io::Result<()> {
-        self.start(token, Operation::Fdatasync(op::Fdatasync { file }))
+        let target = self.files.target(&file);
+        self.start(token, Operation::Fdatasync(op::Fdatasync { file, target }))
     }
 
     /// Cancel every operation submitted with this token (their completions still come).

@@ -174,13 +174,13 @@ impl Slots {
 mod tests {
     use super::*;
     use crate::op::{Fdatasync, MessageRing};
+    use crate::ring::files::RegisteredFiles;
     use std::rc::Rc;
 
     fn sync() -> Operation {
-        let file = std::fs::File::open("/dev/null").unwrap();
-        Operation::Fdatasync(Fdatasync {
-            file: Rc::new(file.into()),
-        })
+        let file = Rc::new(std::fs::File::open("/dev/null").unwrap().into());
+        let target = RegisteredFiles::default().target(&file);
+        Operation::Fdatasync(Fdatasync { file, target })
     }
 
     fn wake() -> Operation {

@@ -75,6 +75,55 @@ fn a_durable_write_is_read_back() {
 }
 
 #[test]
+fn a_registered_file_is_the_same_file_and_outlives_its_owner() {
+    let dir = scratch();
+    let path = dir.path().join("log");
+    let file = Rc::new(file::open_direct(&path, true).unwrap());
+    let other = Rc::new(file::open_direct(&dir.path().join("other"), true).unwrap());
+    let mut ring = ring();
+    ring.register_file(&other).unwrap();
+    ring.register_file(&file).unwrap();
+    ring.register_file(&file).unwrap();
+    assert!(ring.features().registered_files);
+    let data = filled(Buffer::new(4096).unwrap(), 5);
+    ring.write(
+        file.clone(),
+        0,
+        data.clone(),
+        0..4096,
+        WriteDurability::Dsync,
+        2,
+    )
+    .unwrap();
+    assert_eq!(written(&mut ring).unwrap(), 4096);
+    ring.fdatasync(file.clone(), 4).unwrap();
+    assert!(matches!(
+        wait_for(&mut ring, 1)[..],
+        [Completion::Synced {
+            token: 4,
+            result: Ok(())
+        }]
+    ));
+    let (got, len) = read_back(&mut ring, &file, 0, Buffer::new(4096).unwrap(), 4096);
+    assert_eq!((len, &got[..]), (4096, &data[..]));
+    assert!(std::fs::read(&path).unwrap() == data[..], "in its own file");
+    // A number is free for another file only when nobody has it, and the ring has it.
+    drop(file);
+    let next = Rc::new(file::open_direct(&dir.path().join("next"), true).unwrap());
+    ring.write(
+        next.clone(),
+        0,
+        data.clone(),
+        0..4096,
+        WriteDurability::Dsync,
+        2,
+    )
+    .unwrap();
+    assert_eq!(written(&mut ring).unwrap(), 4096);
+    assert!(std::fs::read(dir.path().join("next")).unwrap() == data[..]);
+}
+
+#[test]
 fn buffers_of_registered_pools_go_the_fixed_way() {
     let dir = scratch();
     let file = Rc::new(file::open_direct(&dir.path().join("log"), true).unwrap());
