@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::fill_pace::{Fill, FillSeen};
+
 use uring::Buffer;
 
 /// A file that the driver has open: a segment or a checkpoint.
@@ -197,8 +199,8 @@ pub trait Driver {
         header: Vec<u8>,
         token: u64,
     );
-    /// Fill segments at most so fast from now on, also one that is being prepared; 0 = as fast as the device takes them.
-    fn pace_preparation(&mut self, bytes_per_second: u64);
+    /// Fill segments so from now on, also one that is being prepared. Returns what was seen of it so far.
+    fn pace_preparation(&mut self, fill: Fill) -> FillSeen;
 
     /// Make a sleeping shard look at its mail.
     fn wake(&mut self, shard: usize);

@@ -16,6 +16,7 @@ pub struct Outside {
     pub scrub_errors: u64,
     pub space_held_up: bool,
     pub segments_released: u64,
+    pub segments_left_reserved: u64,
     pub relocated_bytes: u64,
     pub relocated_records: u64,
 }
@@ -78,6 +79,7 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
     let counters = &mut core.metrics.counters;
     counters.segments_released = outside.segments_released;
     counters.segments_recycled = recycled;
+    counters.segments_left_reserved = outside.segments_left_reserved;
     counters.ended_bytes = core.partition.ended_bytes;
     counters.relocated_bytes = outside.relocated_bytes;
     counters.relocated_records = outside.relocated_records;

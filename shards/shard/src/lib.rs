@@ -20,7 +20,7 @@ pub mod core;
 mod dedup;
 pub mod driver;
 pub mod engine;
-mod fill_pace;
+pub mod fill_pace;
 mod gauges;
 mod held;
 mod hop;

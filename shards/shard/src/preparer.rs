@@ -1,7 +1,8 @@
-//! The thread that makes segment files: creates them, writes zeroes over every block, makes their header durable.
+//! The thread that makes segment files: creates them, writes zeroes over their blocks, makes their header durable.
 //!
 //! A durable write into blocks that were written before is about twice as fast on ext4 as one into merely allocated
-//! blocks, which is why this is done ahead and aside. One thread per shard, idle nearly always.
+//! blocks, which is why this is done ahead and aside. Where the device has no room for that, blocks stay allocated and
+//! unwritten; they read as zeroes all the same (see `fill_pace`). One thread per shard, idle nearly always.
 
 use std::io;
 use std::ops::Range;
@@ -15,7 +16,7 @@ use uring::Waker;
 use wal::BLOCK_BYTES;
 
 use crate::driver::FileId;
-use crate::fill_pace::FillPace;
+use crate::fill_pace::{DeviceRate, Fill, FillPace, FillSeen};
 use crate::store::segment_path;
 
 /// How long a descriptor is waited for, and how often it is asked for.
@@ -85,9 +86,10 @@ impl Preparer {
         })
     }
 
-    /// Fill at most so fast from now on, also in the middle of a job; 0 = unlimited.
-    pub fn pace(&self, bytes_per_second: u64) {
-        self.pace.set(bytes_per_second);
+    /// Fill so from now on, also in the middle of a job. Returns what was seen so far.
+    pub fn pace(&self, fill: Fill) -> FillSeen {
+        self.pace.set(fill);
+        self.pace.seen()
     }
 
     /// Hand a job to the thread.
@@ -102,7 +104,7 @@ impl Preparer {
 impl Drop for Preparer {
     fn drop(&mut self) {
         self.jobs = None;
-        self.pace.set(0);
+        self.pace.set(Fill::Unlimited);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -122,7 +124,7 @@ fn prepare(directory: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<Ow
 /// One step of making a segment file. The simulator takes the same steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Zeroes over these bytes of the file.
+    /// Zeroes over these bytes of the file; of a new one some may be left reserved, which reads the same.
     Zero(Range<u64>),
     /// The header into block 0.
     Header,
@@ -168,15 +170,29 @@ fn with_patience<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
+/// Zeroes to the end, or as far as the pace allows.
+fn fill(file: &OwnedFd, bytes: u64, pace: &FillPace) -> io::Result<()> {
+    let mut fill = uring::file::ZeroFill::begin(file, bytes)?;
+    let mut device = DeviceRate::new(pace);
+    loop {
+        if pace.order() == Fill::Leave && fill.is_reserved() {
+            pace.left_one();
+            return Ok(());
+        }
+        let started = Instant::now();
+        let Some(bytes) = fill.slice()? else {
+            return Ok(());
+        };
+        device.slice(bytes, started.elapsed());
+        pace.rest(bytes, started);
+    }
+}
+
 fn make(path: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
     let file = with_patience(|| uring::file::open_direct(path, job.recycle.is_none()))?;
     for step in steps(job.recycle.is_some(), job.segment_bytes) {
         match step {
-            Step::Zero(range) if range.start == 0 => {
-                uring::file::zero_fill_paced(&file, range.end, |bytes, started| {
-                    pace.rest(bytes, started)
-                })?
-            }
+            Step::Zero(range) if range.start == 0 => fill(&file, range.end, pace)?,
             Step::Zero(range) => {
                 let zeroes = uring::Buffer::new((range.end - range.start) as usize)?;
                 uring::file::pwrite_all(&file, range.start, &zeroes)?;
@@ -195,4 +211,61 @@ fn make(path: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
         }
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    const SEGMENT_BYTES: u64 = 8 << 20;
+
+    /// The bytes of a segment, the space that it has, and what was seen; its file held something else before.
+    fn made_with(fill: Fill) -> (Vec<u8>, u64, FillSeen) {
+        let directory = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let preparer = Preparer::spawn(directory.path().to_owned(), 0).expect("a thread");
+        let ring = uring::Ring::new(&uring::RingConfig {
+            entries: 4,
+            recv_buffers: 2,
+            recv_buffer_bytes: 64,
+            operations_max: 4,
+        });
+        let (done, result) = mpsc::channel();
+        let path = segment_path(directory.path(), 3);
+        std::fs::write(&path, vec![9; SEGMENT_BYTES as usize]).expect("room");
+        preparer.pace(fill);
+        preparer.start(SegmentJob {
+            slot: 3,
+            recycle: None,
+            segment_bytes: SEGMENT_BYTES,
+            header: vec![7; BLOCK_BYTES],
+            token: 1,
+            done,
+            waker: ring.expect("a ring").waker().expect("a waker"),
+        });
+        let prepared = result.recv().expect("an answer");
+        prepared.result.expect("a segment");
+        let blocks = std::fs::metadata(&path).expect("it is there").blocks();
+        let bytes = std::fs::read(&path).expect("it is there");
+        let seen = preparer.pace(Fill::Unlimited);
+        (bytes, blocks * 512, seen)
+    }
+
+    #[test]
+    fn a_segment_that_is_not_filled_reads_the_same_and_has_its_space() {
+        let (filled, filled_bytes, seen) = made_with(Fill::Unlimited);
+        assert_eq!(seen.segments_left, 0);
+        let (left, left_bytes, seen) = made_with(Fill::Leave);
+        assert_eq!(seen.segments_left, 1);
+        assert!(
+            left == filled,
+            "a header and zeroes, of an earlier life nothing"
+        );
+        assert_eq!(left.len() as u64, SEGMENT_BYTES);
+        assert!(filled_bytes >= SEGMENT_BYTES);
+        assert!(
+            left_bytes >= SEGMENT_BYTES,
+            "the log must not run out of space in the middle of a segment"
+        );
+    }
 }

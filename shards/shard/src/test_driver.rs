@@ -18,6 +18,7 @@ use wire::{ShardRoute, Topology};
 use crate::assemble::{Parts, assemble};
 use crate::core::{Bounds, Shared};
 use crate::driver::{ConnId, Door, Driver, Event, FileId, LogFiles, Now, Patience};
+use crate::fill_pace::{Fill, FillSeen};
 use crate::hop::Parcel;
 use crate::mailbox::{self, Mailbox};
 use crate::plan::{Plan, PlanInput};
@@ -245,7 +246,9 @@ impl Driver for TestDriver {
         });
     }
     /// Preparations here take steps, not time.
-    fn pace_preparation(&mut self, _bytes_per_second: u64) {}
+    fn pace_preparation(&mut self, _: Fill) -> FillSeen {
+        FillSeen::default()
+    }
 
     fn wake(&mut self, _: usize) {}
     fn poll(&mut self, patience: Patience, events: &mut Vec<Event<(), Vec<u8>>>) -> io::Result<()> {

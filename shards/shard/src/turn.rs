@@ -9,6 +9,7 @@ use crate::checkpointer::Checkpointer;
 use crate::conns::Connection;
 use crate::core::{Core, State};
 use crate::driver::{ConnId, Descriptors, Door, Driver, Event, Patience};
+use crate::fill_pace::FillSeen;
 use crate::hop::{Item, Parcel};
 use crate::mailbox::Mailbox;
 use crate::recover::RecoveryReads;
@@ -64,6 +65,7 @@ pub struct Shard<D: Driver> {
     pace: Pace,
     spin: Spin,
     pub(crate) scrubber: Scrubber,
+    fill_seen: FillSeen,
     last_work_ns: u64,
     housekeeping_ns: u64,
     /// Since when turns have come without a long gap.
@@ -94,6 +96,7 @@ impl<D: Driver> Shard<D> {
             events: Vec::with_capacity(256),
             spin: Spin::new(pace.spin),
             scrubber,
+            fill_seen: FillSeen::default(),
             pace,
             last_work_ns: 0,
             housekeeping_ns: 0,
@@ -492,6 +495,7 @@ impl<D: Driver> Shard<D> {
         self.core.outside.mailbox_depth = self.mailbox.depth_total() as u64;
         self.core.outside.space_held_up = self.space.is_held_up();
         self.core.outside.segments_released = self.space.released;
+        self.core.outside.segments_left_reserved = self.fill_seen.segments_left;
         self.core.outside.relocated_bytes = self.space.relocated_bytes;
         self.core.outside.relocated_records = self.space.relocated_records;
         self.core.outside.checkpoint_seconds = self.checkpointer.seconds;
@@ -528,8 +532,10 @@ impl<D: Driver> Shard<D> {
         }
         let keys = self.core.partition.index.len();
         self.core.partition.log.note_keys(keys);
-        let fill_rate = self.core.partition.log.fill_rate(now_ns);
-        self.driver.pace_preparation(fill_rate);
+        let device_share =
+            self.fill_seen.device_bytes_per_second / self.core.shared.logs.len().max(1) as u64;
+        let fill = self.core.partition.log.fill(now_ns, device_share);
+        self.fill_seen = self.driver.pace_preparation(fill);
         self.checkpointer.step(
             &mut self.core.partition,
             &mut self.driver,

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use rand::Rng;
 use shard::driver::{ConnId, Driver, Event, FileId, Now, Patience};
+use shard::fill_pace::{Fill, FillSeen};
 use shard::preparer::steps;
 use uring::Buffer;
 
@@ -306,7 +307,9 @@ impl Driver for SimDriver {
     }
 
     /// Preparations here take steps, not time.
-    fn pace_preparation(&mut self, _bytes_per_second: u64) {}
+    fn pace_preparation(&mut self, _: Fill) -> FillSeen {
+        FillSeen::default()
+    }
 
     fn wake(&mut self, _shard: usize) {
         // Simulated shards never sleep for long: whose turn it is, the host decides.

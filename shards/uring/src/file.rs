@@ -71,36 +71,64 @@ pub fn preallocate(file: &OwnedFd, bytes: u64) -> io::Result<()> {
 /// Afterwards a write anywhere in the file changes data blocks only, so RWF_DSYNC needs no journal commit.
 /// `bytes` must be a multiple of 4096.
 pub fn zero_fill(file: &OwnedFd, bytes: u64) -> io::Result<()> {
-    zero_fill_paced(file, bytes, |_, _| {})
+    let mut fill = ZeroFill::begin(file, bytes)?;
+    while fill.slice()?.is_some() {}
+    fdatasync(file)
 }
 
-/// [`zero_fill`] that calls `rest` behind every slice, with its bytes and when it was begun.
-pub fn zero_fill_paced(
-    file: &OwnedFd,
+/// A [`zero_fill`] slice by slice, for a caller that paces it, or ends it early. Nothing of it is durable before an fdatasync.
+pub struct ZeroFill<'a> {
+    file: &'a OwnedFd,
     bytes: u64,
-    mut rest: impl FnMut(u64, Instant),
-) -> io::Result<()> {
-    if !bytes.is_multiple_of(PAGE as u64) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "zero_fill of a length that is no multiple of 4096",
-        ));
+    filled: u64,
+    reserved: bool,
+    zeroes: Buffer,
+}
+
+impl ZeroFill<'_> {
+    /// Empty the file and reserve the space, where the filesystem can.
+    pub fn begin(file: &OwnedFd, bytes: u64) -> io::Result<ZeroFill<'_>> {
+        if !bytes.is_multiple_of(PAGE as u64) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "zero_fill of a length that is no multiple of 4096",
+            ));
+        }
+        // What is left reserved must read as zeroes, whatever an earlier life wrote there.
+        // SAFETY: no pointers are passed.
+        retry(|| unsafe { libc::ftruncate(file.as_raw_fd(), 0) as isize })?;
+        let reserved = match preallocate(file, bytes) {
+            // A filesystem without fallocate allocates as it is written.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
+                false
+            }
+            result => result.map(|()| true)?,
+        };
+        Ok(ZeroFill {
+            file,
+            bytes,
+            filled: 0,
+            reserved,
+            zeroes: Buffer::new(ZERO_WRITE)?,
+        })
     }
-    match preallocate(file, bytes) {
-        // A filesystem without fallocate allocates as it is written.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {}
-        result => result?,
+
+    /// Whether what is not filled yet is reserved: the file has its length and its space, and reads as zeroes. A first write
+    /// there costs a metadata update.
+    pub fn is_reserved(&self) -> bool {
+        self.reserved
     }
-    let zeroes = Buffer::new(ZERO_WRITE)?;
-    let mut offset = 0;
-    while offset < bytes {
-        let step = usize::try_from(bytes - offset).map_or(ZERO_WRITE, |left| left.min(ZERO_WRITE));
-        let started = Instant::now();
-        pwrite_all(file, offset, &zeroes[..step])?;
-        offset += step as u64;
-        rest(step as u64, started);
+
+    /// Write the next slice; its bytes, or None when all is filled.
+    pub fn slice(&mut self) -> io::Result<Option<u64>> {
+        let step = (self.bytes - self.filled).min(ZERO_WRITE as u64);
+        if step == 0 {
+            return Ok(None);
+        }
+        pwrite_all(self.file, self.filled, &self.zeroes[..step as usize])?;
+        self.filled += step;
+        Ok(Some(step))
     }
-    fdatasync(file)
 }
 
 /// Make the data of a file, and what is needed to find it, durable.

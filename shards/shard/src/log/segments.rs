@@ -5,6 +5,7 @@ use wal::{BLOCK_BYTES, LogIdentity};
 
 use super::{Log, SegmentFile, UNMADE};
 use crate::driver::{Driver, FileId};
+use crate::fill_pace::{Ahead, Fill};
 use crate::token::Token;
 
 /// While the log is written to, a larger reserve of segments may melt to half, and to no less than this.
@@ -109,10 +110,17 @@ impl Log {
         self.keys_hint = keys;
     }
 
-    /// How fast the next segment may be filled beside this log, in bytes per second; 0 = unlimited.
-    pub fn fill_rate(&mut self, now_ns: u64) -> u64 {
+    /// How the next segment is filled beside this log, whose share of what the device takes is `device_bytes_per_second`
+    /// (0 = not known).
+    pub fn fill(&mut self, now_ns: u64, device_bytes_per_second: u64) -> Fill {
+        let ahead = Ahead {
+            segments: self.writer.segments_ahead(),
+            open_bytes: self
+                .segment_bytes
+                .saturating_sub(self.writer.chain().offset.into()),
+        };
         self.rate
-            .fill_rate(now_ns, self.bytes_written, self.writer.segments_ahead())
+            .fill(now_ns, self.bytes_written, ahead, device_bytes_per_second)
     }
 
     pub(super) fn prepare_ahead<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {

@@ -335,6 +335,11 @@ pub(super) const FAMILIES: &[Family] = &[
         |s| s.counters.segments_recycled.into(),
     ),
     counter(
+        "pinion_segments_left_reserved_total",
+        "New segments that the log was given before they were filled with zeroes: the device had no room for both",
+        |s| s.counters.segments_left_reserved.into(),
+    ),
+    counter(
         "pinion_relocated_records_total",
         "Records copied forward to release a segment",
         |s| s.counters.relocated_records.into(),

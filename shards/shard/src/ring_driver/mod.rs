@@ -25,6 +25,7 @@ use uring::latency::SyncMethod;
 use uring::{Buffer, Completion, Received, Ring, RingAddress, Wait, Waker, WriteDurability};
 
 use crate::driver::{ConnId, Descriptors, Door, Driver, Event, FileId, Now, Patience};
+use crate::fill_pace::{Fill, FillSeen};
 use crate::preparer::{Prepared, Preparer, SegmentJob};
 use connections::{ConnectionOperation, LINGERING_MAX, Lingering, Peer};
 use disk::{DISK_OPERATIONS, DiskOperation};
@@ -359,8 +360,8 @@ impl Driver for RingDriver {
         self.preparer.start(job);
     }
 
-    fn pace_preparation(&mut self, bytes_per_second: u64) {
-        self.preparer.pace(bytes_per_second);
+    fn pace_preparation(&mut self, fill: Fill) -> FillSeen {
+        self.preparer.pace(fill)
     }
 
     fn wake(&mut self, shard: usize) {
