@@ -33,8 +33,10 @@ const MEASURED_BYTES: u64 = 16 << 20;
 /// What the preparing thread does with the segment that it fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fill {
-    /// As fast as the device takes it.
+    /// As fast as the device takes it: the log is idle.
     Unlimited,
+    /// The same beside a log that is about to need it.
+    Hurry,
     /// At most so many bytes per second.
     PerSecond(u64),
     /// Not to the end: hand it over as it is, the rest reserved.
@@ -56,12 +58,13 @@ pub struct FillPace(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// 0 = unlimited, `LEAVE`, or bytes per second.
+    /// 0 = unlimited, `HURRY`, `LEAVE`, or bytes per second.
     order: AtomicU64,
     device_bytes_per_second: AtomicU64,
     segments_left: AtomicU64,
 }
 
+const HURRY: u64 = u64::MAX - 1;
 const LEAVE: u64 = u64::MAX;
 
 impl FillPace {
@@ -69,7 +72,8 @@ impl FillPace {
     pub fn set(&self, fill: Fill) {
         let order = match fill {
             Fill::Unlimited => 0,
-            Fill::PerSecond(bytes) => bytes.clamp(1, LEAVE - 1),
+            Fill::PerSecond(bytes) => bytes.clamp(1, HURRY - 1),
+            Fill::Hurry => HURRY,
             Fill::Leave => LEAVE,
         };
         self.0.order.store(order, Ordering::Relaxed);
@@ -79,6 +83,7 @@ impl FillPace {
     pub fn order(&self) -> Fill {
         match self.0.order.load(Ordering::Relaxed) {
             0 => Fill::Unlimited,
+            HURRY => Fill::Hurry,
             LEAVE => Fill::Leave,
             bytes => Fill::PerSecond(bytes),
         }
@@ -109,11 +114,11 @@ impl FillPace {
 fn slice_time(bytes: u64, fill: Fill) -> Option<Duration> {
     match fill {
         Fill::PerSecond(rate) => Some(Duration::from_secs_f64(bytes as f64 / rate as f64)),
-        Fill::Unlimited | Fill::Leave => None,
+        Fill::Unlimited | Fill::Hurry | Fill::Leave => None,
     }
 }
 
-/// The device's rate, from slices that were written while nothing held them back.
+/// The device's rate, from slices that were written while the log was idle.
 #[derive(Debug)]
 pub struct DeviceRate<'a> {
     pace: &'a FillPace,
@@ -131,7 +136,7 @@ impl<'a> DeviceRate<'a> {
         }
     }
 
-    /// A slice took `time`. Counts while the order is to hold nothing back, which it is while the log is idle.
+    /// A slice took `time`. Counts while the log is idle.
     pub fn slice(&mut self, bytes: u64, time: Duration) {
         if self.pace.order() != Fill::Unlimited {
             return;
@@ -206,7 +211,7 @@ impl LogRate {
             Fill::Leave
         } else if ahead.segments == 0 {
             // About to run dry, and everybody would be held up.
-            Fill::Unlimited
+            Fill::Hurry
         } else {
             Fill::PerSecond((FASTER * rate).max(LEAST_BYTES_PER_SECOND))
         }
@@ -242,7 +247,7 @@ mod tests {
             rate.fill(2 * SECOND, 1 << 20, ONE, 0),
             Fill::PerSecond(16 << 20)
         );
-        assert_eq!(rate.fill(2 * SECOND + 1, 1 << 20, NONE, 0), Fill::Unlimited);
+        assert_eq!(rate.fill(2 * SECOND + 1, 1 << 20, NONE, 0), Fill::Hurry);
         assert_eq!(rate.fill(3 * SECOND, 1 << 20, ONE, 0), Fill::Unlimited);
     }
 
@@ -294,22 +299,29 @@ mod tests {
     fn an_order_arrives_as_it_was_given() {
         let pace = FillPace::default();
         assert_eq!(pace.order(), Fill::Unlimited);
-        for fill in [Fill::PerSecond(7), Fill::Leave, Fill::Unlimited] {
+        for fill in [
+            Fill::PerSecond(7),
+            Fill::Leave,
+            Fill::Hurry,
+            Fill::Unlimited,
+        ] {
             pace.set(fill);
             assert_eq!(pace.order(), fill);
         }
     }
 
     #[test]
-    fn the_device_is_measured_only_while_nothing_is_held_back() {
+    fn the_device_is_measured_only_while_the_log_is_idle() {
         let pace = FillPace::default();
         let mut measured = DeviceRate::new(&pace);
         let second = Duration::from_secs(1);
         measured.slice(8 << 20, second);
         assert_eq!(pace.seen().device_bytes_per_second, 0, "too little");
-        pace.set(Fill::PerSecond(1));
-        measured.slice(64 << 20, second);
-        assert_eq!(pace.seen().device_bytes_per_second, 0);
+        for beside_a_log in [Fill::PerSecond(1), Fill::Hurry] {
+            pace.set(beside_a_log);
+            measured.slice(64 << 20, second);
+            assert_eq!(pace.seen().device_bytes_per_second, 0);
+        }
         pace.set(Fill::Unlimited);
         measured.slice(24 << 20, second);
         assert_eq!(pace.seen().device_bytes_per_second, 16 << 20);
