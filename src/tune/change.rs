@@ -207,9 +207,10 @@ pub fn persist(flags: &PersistFlags) -> Result<(), Failure> {
     }
     request.profile = &profile;
     if !flags.yes {
-        let files = tuning::persist::preview(request, unit)?;
+        let preview = tuning::persist::preview(request, unit)?;
+        let files = &preview.files;
         let mut out = String::new();
-        for (path, text) in &files {
+        for (path, text) in files {
             let _ = writeln!(out, "==> {path}\n{text}");
         }
         let _ = writeln!(
@@ -217,11 +218,28 @@ pub fn persist(flags: &PersistFlags) -> Result<(), Failure> {
             "{}: pinion tune persist --yes writes them",
             counted(files.len() as u64, "file")
         );
+        out.push_str(&left_out_text(&preview.left_out));
         print(&out)?;
-        return pending(files.len());
+        return pending(files.len() + preview.left_out.len());
     }
     let persisted = tuning::persist::persist(request, unit)?;
-    Ok(print(&persisted_text(&persisted))?)
+    print(&(persisted_text(&persisted) + &left_out_text(&persisted.left_out)))?;
+    pending(persisted.left_out.len())
+}
+
+/// What no file keeps here, each by name, and what keeps it instead.
+fn left_out_text(ids: &[String]) -> String {
+    let mut out = String::new();
+    for id in ids {
+        let _ = writeln!(
+            out,
+            "{id}: left out, no file of the kernel's keeps it and systemd does not run here"
+        );
+    }
+    if !ids.is_empty() {
+        out.push_str("have whatever starts this machine run pinion tune apply --yes\n");
+    }
+    out
 }
 
 fn persisted_text(persisted: &Persisted) -> String {

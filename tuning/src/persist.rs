@@ -45,6 +45,9 @@ pub struct Persisted {
     pub written: Vec<String>,
     /// Files that were taken away, or are again as somebody else had them.
     pub removed: Vec<String>,
+    /// Settings that no file keeps on this machine, because systemd does not run here: whatever starts it has to run
+    /// `pinion tune apply`.
+    pub left_out: Vec<String>,
     /// What to type so that they take effect before the next boot.
     pub next: Vec<&'static str>,
 }
@@ -169,10 +172,14 @@ pub fn persist(request: Request<'_>, unit: Unit<'_>) -> Result<Persisted, Error>
     let findings = wanted(&report, journal.as_ref(), &before);
     let rendered = files::render(request, &report, &findings, unit)?;
     let mut after = Manifest {
-        ids: findings.iter().map(|finding| finding.id.clone()).collect(),
+        ids: findings
+            .iter()
+            .map(|finding| finding.id.clone())
+            .filter(|id| !rendered.left_out.contains(id))
+            .collect(),
         files: Vec::new(),
     };
-    for file in rendered {
+    for file in rendered.files {
         let known = before.owned(&file.path);
         let there = present(system, &file.path, file.link)?;
         let ours = match (&there, known) {
@@ -233,6 +240,7 @@ pub fn persist(request: Request<'_>, unit: Unit<'_>) -> Result<Persisted, Error>
         next: files::next_steps(&written),
         written,
         removed: stale.iter().map(|old| old.path.clone()).collect(),
+        left_out: rendered.left_out,
     })
 }
 
@@ -257,12 +265,21 @@ pub fn remove(system: &dyn System, state: &str, force: bool) -> Result<Persisted
     Ok(Persisted {
         next: files::next_steps(&removed),
         removed,
-        written: Vec::new(),
+        ..Persisted::default()
     })
 }
 
-/// What `persist` would write: path and text of each file.
-pub fn preview(request: Request<'_>, unit: Unit<'_>) -> Result<Vec<(String, String)>, Error> {
+/// What `persist` would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// Path and text of each file.
+    pub files: Vec<(String, String)>,
+    /// As in [`Persisted`].
+    pub left_out: Vec<String>,
+}
+
+/// What `persist` would write, and what it would leave out.
+pub fn preview(request: Request<'_>, unit: Unit<'_>) -> Result<Preview, Error> {
     let Request { system, state, .. } = request;
     let report = Report::of(system, request.data, request.profile, request.force);
     let journal = match Journal::find(system, state)? {
@@ -271,11 +288,15 @@ pub fn preview(request: Request<'_>, unit: Unit<'_>) -> Result<Vec<(String, Stri
     };
     let manifest = Manifest::load(system, state)?;
     let findings = wanted(&report, journal.as_ref(), &manifest);
-    let files = files::render(request, &report, &findings, unit)?;
-    Ok(files
-        .into_iter()
-        .map(|file| (file.path, file.text))
-        .collect())
+    let rendered = files::render(request, &report, &findings, unit)?;
+    Ok(Preview {
+        files: rendered
+            .files
+            .into_iter()
+            .map(|file| (file.path, file.text))
+            .collect(),
+        left_out: rendered.left_out,
+    })
 }
 
 /// Installed files that are not as they were written, in words.

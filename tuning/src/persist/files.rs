@@ -58,6 +58,13 @@ pub(super) struct File {
     pub shared: bool,
 }
 
+/// What is installed on this machine, and what no file can keep here.
+pub(super) struct Rendered {
+    pub files: Vec<File>,
+    /// Settings that only a unit could make at boot, where no systemd runs.
+    pub left_out: Vec<String>,
+}
+
 fn owned(path: &str, text: String) -> File {
     File {
         path: path.to_owned(),
@@ -71,13 +78,14 @@ fn place(finding: &Finding) -> Option<Place> {
     Row::named(finding.key).map(|row| row.place)
 }
 
-/// Every file that holds these settings.
+/// Every file that holds these settings, as far as this machine has something that reads it at boot.
 pub(super) fn render(
     request: Request<'_>,
     report: &Report,
     findings: &[&Finding],
     unit: Unit<'_>,
-) -> Result<Vec<File>, Error> {
+) -> Result<Rendered, Error> {
+    let systemd = report.inventory.environment.systemd;
     let program = unit.program;
     // Once installed it stays until everything goes: a later run without the flag is about the settings alone.
     let installed = super::Manifest::load(request.system, request.state)?;
@@ -98,13 +106,10 @@ pub(super) fn render(
     if !disk.is_empty() {
         files.push(owned(RULES_PATH, rules_file(report, &disk)));
     }
-    if !rest.is_empty() {
-        if !report.inventory.environment.systemd {
-            return Err(Error::NotHere(format!(
-                "systemd does not run here, and {} is kept by no file of the kernel's: have whatever starts this machine run pinion tune apply --yes",
-                rest[0].id
-            )));
-        }
+    let mut left_out = Vec::new();
+    if !systemd {
+        left_out.extend(rest.iter().map(|finding| finding.id.clone()));
+    } else if !rest.is_empty() {
         files.push(owned(SERVICE_PATH, service_file(request, program)));
         files.push(File {
             link: true,
@@ -112,7 +117,7 @@ pub(super) fn render(
         });
     }
     if server {
-        if !report.inventory.environment.systemd {
+        if !systemd {
             return Err(Error::NotHere(
                 "systemd does not run here: leave --systemd out".to_owned(),
             ));
@@ -126,8 +131,17 @@ pub(super) fn render(
             )
         }));
     }
-    files.extend(irqbalance_file(request, report, &rest)?);
-    Ok(files)
+    if systemd {
+        files.extend(irqbalance_file(request, report, &rest)?);
+    }
+    if files.is_empty()
+        && let Some(first) = left_out.first()
+    {
+        return Err(Error::NotHere(format!(
+            "systemd does not run here, and {first} is kept by no file of the kernel's: have whatever starts this machine run pinion tune apply --yes"
+        )));
+    }
+    Ok(Rendered { files, left_out })
 }
 
 /// `key = value` of a line that is not a comment.

@@ -3,7 +3,7 @@
 use tuning::Error;
 use tuning::apply::apply;
 use tuning::check::{Group, Report};
-use tuning::persist::{Unit, persist, remove};
+use tuning::persist::{Unit, persist, preview, remove};
 use tuning::recorded::Recorded;
 use tuning::revert::{Conflict, revert};
 use tuning::settings::{Base, Profile};
@@ -174,18 +174,33 @@ fn an_interrupted_installation_is_finished_or_taken_away() {
 }
 
 #[test]
-fn what_no_loader_keeps_is_refused_where_systemd_does_not_run() {
+fn what_no_loader_keeps_is_left_out_by_name_where_systemd_does_not_run() {
     let (machine, data) = machine("vm-2core-virtio");
     let profile = Profile::built_in(Base::Throughput);
     let request = request(&machine, data, &profile);
     let report = Report::of(&machine, data, &profile, true);
     assert!(!report.inventory.environment.systemd);
     let before = content(&machine);
-    let error = persist(request, PROGRAM).expect_err("adaptive-rx needs the unit");
+    let previewed = preview(request, PROGRAM).expect("the loaders' files");
+    let persisted = persist(request, PROGRAM).expect("the loaders' files");
+    assert_eq!(persisted.written, [CONF, RULES]);
+    assert_eq!(previewed.left_out, persisted.left_out);
     assert!(
-        error.to_string().contains("pinion tune apply --yes"),
-        "{error}"
+        persisted.left_out.iter().any(|id| id.contains("adaptive")),
+        "{:?}",
+        persisted.left_out
     );
+    assert!(machine.read(UNIT).is_err() && machine.link(LINK).is_err());
+    // What was left out is pending still, and not taken for installed.
+    let again = persist(request, PROGRAM).expect("ours");
+    assert_eq!(again.left_out, persisted.left_out);
+    let unit = Unit {
+        server: true,
+        ..PROGRAM
+    };
+    let error = persist(request, unit).expect_err("nobody would start it");
+    assert!(error.to_string().contains("leave --systemd out"), "{error}");
+    remove(&machine, STATE, false).expect("ours");
     assert_eq!(content(&machine), before);
 }
 
