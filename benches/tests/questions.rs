@@ -51,7 +51,7 @@ fn index_lookup() {
 
 #[test]
 fn ring_round_trip() {
-    is_answered("ring-round-trip", 6);
+    is_answered("ring-round-trip", 10);
 }
 
 #[test]
