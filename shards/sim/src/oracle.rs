@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use wire::{Code, Condition, Durability, slot};
 
 mod restart;
+mod retention;
 
 use crate::client::{About, Append, Heard, Outcome, Said, Seen};
 use crate::promise::Promise;
@@ -39,6 +40,8 @@ pub struct Oracle {
     pub media_failed: bool,
     /// What the last restart showed, by log and lsn.
     truth: Vec<BTreeMap<u64, Seen>>,
+    /// Limits in bytes, and what they have ended.
+    retention: retention::Retention,
 }
 
 fn owner(shards: usize, key: &[u8]) -> usize {
@@ -131,7 +134,16 @@ impl Oracle {
             (About::Append(number), Said::Appended(outcome)) => self.acked(*number, outcome)?,
             (About::Append(number), Said::Refused { code, .. }) => self.refused(*number, *code)?,
             (
-                About::Get { key, at_least, .. } | About::History { key, at_least, .. },
+                About::Get {
+                    stream,
+                    key,
+                    at_least,
+                }
+                | About::History {
+                    stream,
+                    key,
+                    at_least,
+                },
                 Said::Records { records, .. },
             ) => {
                 for pair in records.windows(2) {
@@ -145,7 +157,7 @@ impl Oracle {
                     }
                 }
                 let newest = records.first().map_or(0, |r| r.version);
-                if newest < *at_least {
+                if newest < *at_least && !self.may_have_ended(*stream, key, *at_least) {
                     return Err(Promise::Durable.broken(format!(
                         "{} was read at version {newest}, version {at_least} had been acked or read before",
                         show(key)
@@ -175,7 +187,10 @@ impl Oracle {
                 let may_be_gone = *at_least == 0
                     || (matches!(heard.about, About::Get { .. })
                         && self.ended.contains_key(&(*stream, key.clone())));
-                if *code == Code::NotFound && !may_be_gone {
+                if *code == Code::NotFound
+                    && !may_be_gone
+                    && !self.may_have_ended(*stream, key, *at_least)
+                {
                     return Err(Promise::Durable.broken(format!(
                         "{} was not found, version {at_least} had been acked or read before",
                         show(key)
@@ -325,7 +340,11 @@ impl Oracle {
     /// Appends of producers that have to be sent again after a restart, in order; and some that need not be.
     pub fn to_repeat(&self) -> Vec<usize> {
         let places = self.place(&self.truth).unwrap_or_default();
-        let absent = |n: &usize| (0..self.shards).all(|log| !places.contains_key(&(*n, log)));
+        // What was acked and is not there has been ended: its producer was answered long ago.
+        let absent = |n: &usize| {
+            let acked = matches!(&self.appends[*n].outcome, Outcome::Acked { durability, .. } if *durability == Durability::Durable);
+            !acked && (0..self.shards).all(|log| !places.contains_key(&(*n, log)))
+        };
         let mut repeats = Vec::new();
         let mut numbers: Vec<usize> = (0..self.appends.len())
             .filter(|n| self.appends[*n].producer.is_some())

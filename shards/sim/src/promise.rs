@@ -25,11 +25,13 @@ pub enum Promise {
     Answers,
     /// Recovering twice changes nothing.
     Recovery,
+    /// A limit in bytes ends the oldest records, no more than it must, and for good.
+    Retention,
 }
 
 impl Promise {
     /// All of them.
-    pub const ALL: [Promise; 9] = [
+    pub const ALL: [Promise; 10] = [
         Promise::Durable,
         Promise::Prefix,
         Promise::NoPhantom,
@@ -39,6 +41,7 @@ impl Promise {
         Promise::Versions,
         Promise::Answers,
         Promise::Recovery,
+        Promise::Retention,
     ];
 
     /// The promise with what broke it.
@@ -59,6 +62,7 @@ impl fmt::Display for Promise {
             Promise::Versions => "versions and conditions",
             Promise::Answers => "answers",
             Promise::Recovery => "recovery repeats",
+            Promise::Retention => "retention by bytes",
         })
     }
 }

@@ -503,6 +503,21 @@ impl Trial {
             }
             alive!(self.verify_history(lane, &expected, page)?);
         }
+        // What a limit has ended is ended for every reader.
+        for (stream, key) in self.oracle.ended_keys() {
+            let id = self.ask(|lanes, m| lanes.get(m, 0, stream, &key, 0));
+            match alive!(self.answer(id)?) {
+                Said::Refused {
+                    code: wire::Code::NotFound,
+                    ..
+                } => {}
+                other => {
+                    return Err(Promise::Retention.broken(format!(
+                        "the scan shows no record of a key, and a get {other:?}"
+                    )));
+                }
+            }
+        }
         Ok(Fate::Alive(()))
     }
 

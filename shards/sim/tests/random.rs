@@ -39,6 +39,10 @@ fn what_was_promised_holds_through_crashes_of_the_machine() {
         total.checkpoints > 30 && total.rolls > 100,
         "checkpoints and rolls are among what is crashed: {total:?}"
     );
+    assert!(
+        total.limited > 30 && total.ended > 500,
+        "limits in bytes are among what is promised: {total:?}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use wire::{Code, Condition, Durability};
 
 use super::{Broken, Oracle, name_of, owner, show};
-use crate::client::{Append, Outcome, Seen, content_type};
+use crate::client::{Outcome, Seen, content_type};
 use crate::promise::Promise;
 
 impl Oracle {
@@ -18,10 +18,14 @@ impl Oracle {
         dump: Vec<BTreeMap<u64, Seen>>,
         durable_lsns: &[u64],
     ) -> Result<(), Broken> {
+        self.move_fronts(&dump)?;
         for (log, records) in dump.iter().enumerate() {
             self.check_log(log, records, durable_lsns[log])?;
         }
         for ((log, lsn), shown) in &self.shown {
+            if (self.retention).has_ended(*log as usize, shown.stream, *lsn) {
+                continue;
+            }
             match dump[*log as usize].get(lsn) {
                 Some(now) if now == shown => {}
                 now => {
@@ -31,7 +35,7 @@ impl Oracle {
             }
         }
         self.check_appends(&dump)?;
-        check_histories(&self.appends, &dump)?;
+        self.check_histories(&dump)?;
         self.versions.clear();
         for seen in dump.iter().flat_map(BTreeMap::values) {
             let newest = self
@@ -64,7 +68,8 @@ impl Oracle {
             )));
         }
         let next = self.check_density(log, records)?;
-        if next <= durable {
+        let may_lack = self.retention.lsns_without_records();
+        if may_lack.is_some_and(|more| next + more <= durable) {
             return Err(Promise::Prefix.broken(format!(
                 "log {log} ends at lsn {durable} and shows no record from {next} on"
             )));
@@ -74,21 +79,25 @@ impl Oracle {
 
     /// No lsn is missing; the one behind the last.
     fn check_density(&self, log: usize, records: &BTreeMap<u64, Seen>) -> Result<u64, Broken> {
-        // Each stream takes one lsn for its definition, before its first record.
+        // Each stream takes one lsn for its definition, before its first record; others are said by `retention`.
         let mut streams = Vec::new();
+        let mut may_lack = self.retention.lsns_without_records();
+        let ended_below = self.retention.last_front(log);
         let (mut next, mut time) = (1, 0);
         for (lsn, seen) in records {
-            let missing = lsn - next;
+            let missing = lsn - next.max(ended_below.min(*lsn));
             let new = !streams.contains(&seen.stream);
             if new {
                 streams.push(seen.stream);
             }
-            if missing > u64::from(new) {
+            let more = missing.saturating_sub(u64::from(new));
+            if may_lack.is_some_and(|may| more > may) {
                 return Err(Promise::Prefix.broken(format!(
                     "log {log} has no records from lsn {next} to {}",
                     lsn - 1
                 )));
             }
+            may_lack = may_lack.map(|may| may - more);
             if seen.timestamp_us < time {
                 return Err(
                     Promise::Prefix.broken(format!("log time of log {log} goes back at lsn {lsn}"))
@@ -178,7 +187,7 @@ impl Oracle {
                 }
             }
         }
-        check_histories(&self.appends, dump)?;
+        self.check_histories(dump)?;
         Ok(lost)
     }
 
@@ -245,6 +254,7 @@ impl Oracle {
                     }
                 }
                 Some(_) => {}
+                None if self.is_ended(number, log) => {}
                 None => {
                     let conditional = append
                         .records
@@ -261,6 +271,18 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// Whether a limit has ended an append that is not there. If it was never acked, it may have, where anything was ended.
+    fn is_ended(&self, number: usize, log: usize) -> bool {
+        let append = &self.appends[number];
+        match &append.outcome {
+            Outcome::Acked { parts, .. } => parts
+                .iter()
+                .find(|part| part.0 as usize == log)
+                .is_some_and(|part| self.retention.has_ended(log, append.stream, part.1)),
+            _ => self.retention.has_ended_any(log, append.stream),
+        }
     }
 
     /// One append's records in one log are all there or none, and as the answer had it.
@@ -282,6 +304,7 @@ impl Oracle {
             for (lsn, ordinal) in (first..).zip(&own) {
                 let sent = &append.records[*ordinal];
                 match records.get(&lsn) {
+                    None if self.retention.has_ended(log, append.stream, lsn) => {}
                     Some(seen)
                         if (&seen.key, &seen.payload, seen.tombstone)
                             == (&sent.key, &sent.payload, sent.tombstone) => {}
@@ -314,7 +337,9 @@ impl Oracle {
                 Promise::Answers.broken(format!("append {number} was acked without log {log}"))
             );
         };
+        let ends = |lsn: u64| self.retention.has_ended(log, append.stream, lsn);
         match place {
+            None if ends(acked + own.len() as u64 - 1) => Ok(()),
             None if durability == Durability::Durable => Err(Promise::Durable.broken(format!(
                 "append {number} was acked durably at lsn {acked} of log {log} and is lost"
             ))),
@@ -324,6 +349,7 @@ impl Oracle {
             ))),
             Some(first) => match (first..)
                 .zip(&own)
+                .filter(|(lsn, _)| !ends(*lsn))
                 .find(|(lsn, ordinal)| records[lsn].version != versions[**ordinal])
             {
                 Some((lsn, ordinal)) => Err(Promise::Versions.broken(format!(
@@ -334,35 +360,41 @@ impl Oracle {
             },
         }
     }
-}
 
-/// Versions of each key are dense, and conditions held when they were judged.
-fn check_histories(appends: &[Append], dump: &[BTreeMap<u64, Seen>]) -> Result<(), Broken> {
-    let mut newest: HashMap<(usize, Vec<u8>), (u32, bool)> = HashMap::new();
-    for seen in dump.iter().flat_map(BTreeMap::values) {
-        let entry = newest
-            .entry((seen.stream, seen.key.clone()))
-            .or_insert((0, true));
-        if seen.version != entry.0 + 1 {
-            return Err(Promise::Versions.broken(format!(
-                "{} goes from version {} to {}",
-                show(&seen.key),
-                entry.0,
-                seen.version
-            )));
+    /// Versions of each key are dense, and conditions held when they were judged.
+    fn check_histories(&self, dump: &[BTreeMap<u64, Seen>]) -> Result<(), Broken> {
+        let mut newest: HashMap<(usize, Vec<u8>), (u32, bool)> = HashMap::new();
+        for (log, seen) in (dump.iter().enumerate())
+            .flat_map(|(log, records)| records.values().map(move |seen| (log, seen)))
+        {
+            let key = (seen.stream, seen.key.clone());
+            if !newest.contains_key(&key) && self.retention.has_ended_any(log, seen.stream) {
+                // What came before it is not there any more.
+                newest.insert(key, (seen.version, seen.tombstone));
+                continue;
+            }
+            let entry = newest.entry(key).or_insert((0, true));
+            if seen.version != entry.0 + 1 {
+                return Err(Promise::Versions.broken(format!(
+                    "{} goes from version {} to {}",
+                    show(&seen.key),
+                    entry.0,
+                    seen.version
+                )));
+            }
+            let condition = name_of(seen).map(|(n, o)| self.appends[n].records[o].condition);
+            let held = match condition {
+                Some(Condition::New) => entry.1,
+                Some(Condition::Version(v)) => !entry.1 && entry.0 == v,
+                _ => true,
+            };
+            if !held {
+                return Err(Promise::Versions.broken(format!(
+                    "{condition:?} did not hold for {seen:?}: the key was at {entry:?}"
+                )));
+            }
+            *entry = (seen.version, seen.tombstone);
         }
-        let condition = name_of(seen).map(|(n, o)| appends[n].records[o].condition);
-        let held = match condition {
-            Some(Condition::New) => entry.1,
-            Some(Condition::Version(v)) => !entry.1 && entry.0 == v,
-            _ => true,
-        };
-        if !held {
-            return Err(Promise::Versions.broken(format!(
-                "{condition:?} did not hold for {seen:?}: the key was at {entry:?}"
-            )));
-        }
-        *entry = (seen.version, seen.tombstone);
+        Ok(())
     }
-    Ok(())
 }
