@@ -506,7 +506,7 @@ fn a_repeat_gets_its_first_answer_after_its_record_has_moved() {
 }
 
 /// Whichever checkpoint is left leads to a log that is whole: no file is used again before one that lets go of it is valid.
-/// (That both must have let go shows only where a file is filled again between two checkpoints, which here never comes.)
+/// (That both must have let go shows only where a file is filled again between two checkpoints: `shards/sim/tests/space.rs`.)
 #[test]
 fn with_the_newest_checkpoint_lost_the_older_one_still_finds_every_record() {
     let (mut shard, client) = begin(r#"{"history_depth":1}"#);

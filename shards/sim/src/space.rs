@@ -10,7 +10,7 @@ use wire::{Condition, Durability};
 
 use crate::alive;
 use crate::client::{Append, Outcome, Said, Seen, Sent, content_type};
-use crate::disk::CrashMode;
+use crate::disk::{CrashMode, Role};
 use crate::host::{Host, Snapshot};
 use crate::oracle::{Broken, payload};
 use crate::scenario::{SMALL, StoreConfig, key_of};
@@ -152,6 +152,84 @@ fn beside(trial: &mut Trial, steps: usize, released: &mut (u64, u64)) -> Result<
         alive!(request(trial, step)?);
     }
     Ok(Fate::Alive(()))
+}
+
+/// Turns in which a segment must have been released.
+const RELEASE_TURNS_MAX: usize = 50_000;
+/// Where a checkpoint's header has its sequence, and a byte that its checksum covers.
+const CHECKPOINT_SEQUENCE: std::ops::Range<usize> = 56..64;
+const CHECKPOINT_COVERED: usize = 2000;
+
+/// Release a segment of the store, say so in one checkpoint, fill segments, lose that checkpoint, restart from the one before
+/// it, judge. Gives how many segments were begun after the only checkpoint that let go.
+///
+/// # Errors
+/// The promise that is broken; or the store came another way than this.
+pub fn newest_checkpoint_lost(full: &Full, steps: usize) -> Result<u64, Broken> {
+    let mut trial = full.trial.again(Host::from_snapshot(11, &full.store));
+    let mut filled = 0;
+    if between_two_checkpoints(&mut trial, steps, &mut filled)? == Fate::Crashed {
+        return Err("crashed without being asked".into());
+    }
+    judge(&mut trial, full.depth, 1000)?;
+    Ok(filled)
+}
+
+fn between_two_checkpoints(
+    trial: &mut Trial,
+    steps: usize,
+    filled: &mut u64,
+) -> Result<Fate<()>, Broken> {
+    // The older checkpoint: nothing is released. Each clean close writes one, nothing else does.
+    alive!(trial.open()?);
+    alive!(trial.close()?);
+    let (older, _, image) = newest_checkpoint(trial).ok_or("no checkpoint was written")?;
+    // The newer one: a segment is.
+    trial.host.config.space_amplification_percent = 200;
+    alive!(trial.open()?);
+    for _ in 0..RELEASE_TURNS_MAX {
+        if trial.host.released().0 > 0 {
+            break;
+        }
+        alive!(trial.turn()?);
+    }
+    if trial.host.released().0 == 0 {
+        return Err("no segment was released".into());
+    }
+    alive!(trial.close()?);
+    // From here on nothing is released and no checkpoint is due.
+    trial.host.config.space_amplification_percent = 0;
+    alive!(trial.open()?);
+    let before = trial.host.rolls();
+    for step in 0..steps {
+        alive!(request(trial, step)?);
+    }
+    *filled = trial.host.rolls().saturating_sub(before);
+    trial.crash(CrashMode::KeepAll)?;
+    let (newer, file, _) = newest_checkpoint(trial).ok_or("no checkpoint is left")?;
+    let is_there = |which| checkpoint(trial, which).is_some_and(|found| found.2 == image);
+    if newer != older + 1 || !(0..2).any(is_there) {
+        return Err(format!(
+            "checkpoint {newer} is the newest one: {older} and the one after it were to be there"
+        ));
+    }
+    (trial.host.machine.borrow_mut().disk.image_mut(file)).change(CHECKPOINT_COVERED, |b| *b ^= 1);
+    trial.open()
+}
+
+/// Sequence, file and bytes of a checkpoint file, if one was written there.
+fn checkpoint(trial: &Trial, which: usize) -> Option<(u64, usize, Vec<u8>)> {
+    let mut m = trial.host.machine.borrow_mut();
+    let file = m.disk.find(0, Role::Checkpoint(which))?;
+    let bytes = m.disk.image_mut(file).bytes().to_vec();
+    let sequence = bytes.get(CHECKPOINT_SEQUENCE)?.try_into().ok()?;
+    Some((u64::from_le_bytes(sequence), file, bytes)).filter(|found| found.0 > 0)
+}
+
+fn newest_checkpoint(trial: &Trial) -> Option<(u64, usize, Vec<u8>)> {
+    (0..2)
+        .filter_map(|which| checkpoint(trial, which))
+        .max_by_key(|found| found.0)
 }
 
 /// A version of a key: who wrote it, and the lsn that its ack named.

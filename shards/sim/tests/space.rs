@@ -1,7 +1,7 @@
 //! A crash behind every disk operation of a store that is compacted and written to.
 
 use sim::disk::CrashMode;
-use sim::space::{Full, crash_behind, full};
+use sim::space::{Full, crash_behind, full, newest_checkpoint_lost};
 
 /// Steps of the workload beside compaction.
 const STEPS: usize = 24;
@@ -38,4 +38,14 @@ fn a_crash_beside_compaction_loses_nothing_and_brings_nothing_back_with_one_vers
 #[test]
 fn a_crash_beside_compaction_keeps_histories_of_three_versions_whole() {
     assert!(enumerate(&full(3, 30).unwrap(), 3) > 50);
+}
+
+/// One checkpoint that lets go of a segment is not enough: the file is what the other one leads to, until that is written over.
+#[test]
+fn a_file_that_only_one_checkpoint_has_freed_is_not_filled_again() {
+    for depth in [1, 3] {
+        let filled = newest_checkpoint_lost(&full(depth, 30).unwrap(), 30)
+            .unwrap_or_else(|why| panic!("{depth} versions a key: {why}"));
+        assert!(filled >= 3, "a free file would have been used: {filled}");
+    }
 }

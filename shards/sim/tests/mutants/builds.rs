@@ -203,4 +203,17 @@ pub const BUILDS: &[Build] = &[
             "a_crash_beside_compaction_loses_nothing_and_brings_nothing_back_with_one_version_a_key",
         ),
     },
+    Build {
+        name: "reuse-after-one-checkpoint",
+        edits: &[Edit {
+            file: "shards/shard/src/checkpointer.rs",
+            from: "        self.released_in[0].min(self.released_in[1])",
+            to: "        if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"reuse-after-one-checkpoint\") {\n            \
+                 return self.released_in[0].max(self.released_in[1]);\n        }\n        self.released_in[0].min(self.released_in[1])",
+        }],
+        killer: sim(
+            "space",
+            "a_file_that_only_one_checkpoint_has_freed_is_not_filled_again",
+        ),
+    },
 ];
