@@ -13,6 +13,7 @@ mod idempotency;
 mod packages;
 mod refusals;
 mod reshard;
+mod reshard_clients;
 mod server;
 mod shards;
 mod space;

@@ -27,14 +27,14 @@ const FLAGS: [&str; 10] = [
 ];
 const STOP: &str = "PINION_TEST_RESHARD_STOP_BEHIND_STEP";
 
-fn start(data: &Path, more: &[&str]) -> Server {
+pub fn start(data: &Path, more: &[&str]) -> Server {
     let flags: Vec<&str> = FLAGS.iter().chain(more).copied().collect();
     let mut server = Server::spawn(data, &flags);
     server.wait_until_ready();
     server
 }
 
-fn reshard(data: &Path, shards: u32) -> Command {
+pub fn reshard(data: &Path, shards: u32) -> Command {
     let mut command = pinion(&["reshard"]);
     command.arg(data).args(["--shards", &shards.to_string()]);
     command

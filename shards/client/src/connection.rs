@@ -70,6 +70,11 @@ impl Connection {
         Ok((connection, topology))
     }
 
+    /// The other end, as it was given.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Where requests are encoded; [`flush`](Self::flush) sends them.
     pub fn writer(&mut self) -> &mut Vec<u8> {
         self.output.writer()

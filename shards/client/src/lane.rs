@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use wire::native::{self, AppendBuilder, Limits, Parsed, Producer, Request};
+use wire::native::{self, Append, AppendBuilder, Limits, Parsed, Producer, Request};
 use wire::{Code, Refusal};
 
 use crate::error::code_is_retryable;
@@ -47,6 +47,8 @@ pub(crate) struct Lane {
     pub pending: VecDeque<Pending>,
     /// An append was given up without an answer: what follows it cannot be numbered.
     pub stuck: bool,
+    /// Where the log may count from instead, if it refuses the first sequence as out of order: see `Client::adopt`.
+    pub otherwise: Option<u64>,
 }
 
 /// What becomes of a lane whose appends are all answered, some of them with refusals.
@@ -66,12 +68,14 @@ impl Lane {
             next_sequence,
             pending: VecDeque::new(),
             stuck: false,
+            otherwise: None,
         }
     }
 
     /// Takes the append with this id out: it is done.
     pub fn take(&mut self, id: u64) -> Option<Pending> {
         let index = self.pending.iter().position(|pending| pending.id == id)?;
+        self.otherwise = None;
         self.pending.remove(index)
     }
 
@@ -92,6 +96,12 @@ impl Lane {
     pub fn settle(&mut self, may_retry: bool) -> Option<Settlement> {
         let first = self.pending.front()?;
         let refusal = first.refused.clone()?;
+        if refusal.code == Code::SequenceOutOfOrder
+            && let Some(sequence) = self.otherwise.take()
+        {
+            self.number_from(sequence);
+            return Some(Settlement::Again { wait_ms: 0 });
+        }
         if may_retry && code_is_retryable(refusal.code) {
             for pending in &mut self.pending {
                 pending.refused = None;
@@ -109,22 +119,27 @@ impl Lane {
         if out_of_step {
             self.stuck = true;
         } else {
-            self.next_sequence = given_up.sequence;
-            for pending in &mut self.pending {
-                pending.refused = None;
-                if pending.sequence != self.next_sequence {
-                    pending.sequence = self.next_sequence;
-                    pending.frame = renumbered(&pending.frame, pending.sequence);
-                }
-                self.next_sequence += 1;
-            }
+            self.number_from(given_up.sequence);
         }
         Some(Settlement::GaveUp(given_up, refusal))
     }
+
+    /// What is pending is to be sent, from this sequence on.
+    fn number_from(&mut self, sequence: u64) {
+        self.next_sequence = sequence;
+        for pending in &mut self.pending {
+            pending.refused = None;
+            if pending.sequence != self.next_sequence {
+                pending.sequence = self.next_sequence;
+                pending.frame = renumbered(&pending.frame, pending.sequence);
+            }
+            self.next_sequence += 1;
+        }
+    }
 }
 
-/// The same append with another sequence.
-fn renumbered(frame: &[u8], sequence: u64) -> Vec<u8> {
+/// The append in a frame that was encoded here, and its request id.
+pub(crate) fn decoded(frame: &[u8]) -> (u64, Append<'_>) {
     let limits = Limits {
         frame_bytes_max: u32::MAX,
         payload_bytes_max: u32::MAX,
@@ -137,10 +152,33 @@ fn renumbered(frame: &[u8], sequence: u64) -> Vec<u8> {
     else {
         unreachable!("the frame was encoded here");
     };
+    (id, append)
+}
+
+/// The same append with another sequence.
+fn renumbered(frame: &[u8], sequence: u64) -> Vec<u8> {
+    let (_, append) = decoded(frame);
     let producer = append.producer.map(|producer| Producer {
         sequence,
         ..producer
     });
+    encoded_again(frame, producer, |_| true)
+}
+
+/// The same append with some of its records, by their ordinals; ascending.
+pub(crate) fn with_records(frame: &[u8], ordinals: &[u32]) -> Vec<u8> {
+    let (_, append) = decoded(frame);
+    encoded_again(frame, append.producer, |ordinal| {
+        ordinals.binary_search(&ordinal).is_ok()
+    })
+}
+
+fn encoded_again(
+    frame: &[u8],
+    producer: Option<Producer>,
+    wanted: impl Fn(u32) -> bool,
+) -> Vec<u8> {
+    let (id, append) = decoded(frame);
     let mut out = Vec::with_capacity(frame.len());
     let (stream, durability) = (append.stream, append.durability);
     let mut builder = AppendBuilder::begin(
@@ -151,8 +189,10 @@ fn renumbered(frame: &[u8], sequence: u64) -> Vec<u8> {
         append.want_versions,
         producer,
     );
-    for record in append.iter() {
-        builder.record(&record);
+    for (ordinal, record) in (0..).zip(append.iter()) {
+        if wanted(ordinal) {
+            builder.record(&record);
+        }
     }
     builder.finish();
     out
@@ -274,5 +314,42 @@ mod tests {
         assert!(lane.refuse(5, refusal(Code::SequenceOutOfOrder)));
         assert!(matches!(lane.settle(true), Some(Settlement::GaveUp(..))));
         assert!(lane.stuck);
+    }
+
+    #[test]
+    fn a_log_that_counts_otherwise_is_asked_once_more_from_there() {
+        let mut lane = lane(9..11);
+        lane.otherwise = Some(6);
+        assert!(!lane.refuse(9, refusal(Code::SequenceOutOfOrder)));
+        assert!(lane.refuse(10, refusal(Code::SequenceOutOfOrder)));
+        assert!(matches!(
+            lane.settle(true),
+            Some(Settlement::Again { wait_ms: 0 })
+        ));
+        assert_eq!(sent(&lane), [(6, "k9".into()), (7, "k10".into())]);
+        assert_eq!((lane.next_sequence, lane.otherwise), (8, None));
+    }
+
+    #[test]
+    fn a_part_of_a_frame_has_the_records_that_were_asked_for_in_order() {
+        let mut frame = Vec::new();
+        let producer = Some(Producer { id: 9, sequence: 3 });
+        let mut builder =
+            AppendBuilder::begin(&mut frame, 1, b"s", Durability::Durable, true, producer);
+        for key in [b"a", b"b", b"c", b"d"] {
+            builder.record(&AppendRecord {
+                key,
+                payload: b"payload",
+                content_type: ContentType::JSON,
+                tombstone: false,
+                condition: Condition::None,
+            });
+        }
+        builder.finish();
+        let part = with_records(&frame, &[1, 3]);
+        let (_, append) = decoded(&part);
+        let keys: Vec<&[u8]> = append.iter().map(|record| record.key).collect();
+        assert_eq!(keys, [b"b", b"d"]);
+        assert_eq!((append.records, append.producer), (2, producer));
     }
 }

@@ -77,14 +77,13 @@ pub struct Page {
 impl Client {
     /// The newest record of a key; None if there is none or it was deleted.
     pub fn get(&mut self, stream: &str, key: &[u8]) -> Result<Option<Stored>> {
-        let link = self.link_of_key(key);
-        let answer = self.call(link, Duration::ZERO, |out, id| {
+        let answer = self.call(Some(key), Duration::ZERO, |out, id| {
             native::get(out, id, stream.as_bytes(), key)
         })?;
         match answer {
             Answer::Record(record) => Ok(Some(record)),
             Answer::Refused(refusal) if refusal.code == Code::NotFound => Ok(None),
-            other => Err(self.unexpected(link, other)),
+            other => Err(self.unexpected(Some(key), other)),
         }
     }
 
@@ -96,13 +95,12 @@ impl Client {
         before: u32,
         limit: u32,
     ) -> Result<Vec<Stored>> {
-        let link = self.link_of_key(key);
         let encode =
             |out: &mut Vec<u8>, id| native::history(out, id, stream.as_bytes(), key, before, limit);
-        match self.call(link, Duration::ZERO, encode)? {
+        match self.call(Some(key), Duration::ZERO, encode)? {
             Answer::Page { records, .. } => Ok(records),
             Answer::Refused(refusal) if refusal.code == Code::NotFound => Ok(Vec::new()),
-            other => Err(self.unexpected(link, other)),
+            other => Err(self.unexpected(Some(key), other)),
         }
     }
 
@@ -110,7 +108,7 @@ impl Client {
     pub fn scan_page(&mut self, stream: &str, cursor: &[u8], limit: u32) -> Result<Page> {
         let encode =
             |out: &mut Vec<u8>, id| native::scan(out, id, stream.as_bytes(), cursor, limit);
-        let answer = self.call(0, Duration::ZERO, encode)?;
+        let answer = self.call(None, Duration::ZERO, encode)?;
         self.page(answer)
     }
 
@@ -138,7 +136,7 @@ impl Client {
         let encode = |out: &mut Vec<u8>, id| {
             native::tail(out, id, stream.as_bytes(), cursor, limit, wait_ms)
         };
-        let answer = self.call(0, wait, encode)?;
+        let answer = self.call(None, wait, encode)?;
         self.page(answer)
     }
 
@@ -154,7 +152,7 @@ impl Client {
             .map_err(|_| Error::broken(self.address_of(0), "the list of streams is not UTF-8"))
     }
 
-    /// Asks for the topology anew. What [`Client::topology`] says, and the connections, stay as they were at connect.
+    /// Asks for the topology anew. What [`Client::topology`] says, and the connections, stay as they are.
     pub fn fetch_topology(&mut self) -> Result<Topology> {
         let body = self.bytes(opcode::TOPOLOGY)?;
         Topology::decode(&body)
@@ -162,24 +160,24 @@ impl Client {
     }
 
     fn bytes(&mut self, op: u8) -> Result<Vec<u8>> {
-        match self.call(0, Duration::ZERO, |out, id| native::simple(out, id, op))? {
+        match self.call(None, Duration::ZERO, |out, id| native::simple(out, id, op))? {
             Answer::Bytes(body) => Ok(body),
-            other => Err(self.unexpected(0, other)),
+            other => Err(self.unexpected(None, other)),
         }
     }
 
     fn page(&mut self, answer: Answer) -> Result<Page> {
         match answer {
             Answer::Page { records, cursor } => Ok(Page { records, cursor }),
-            other => Err(self.unexpected(0, other)),
+            other => Err(self.unexpected(None, other)),
         }
     }
 
-    fn unexpected(&self, link: usize, answer: Answer) -> Error {
+    fn unexpected(&self, key: Option<&[u8]>, answer: Answer) -> Error {
         match answer {
             Answer::Refused(refusal) => Error::Refused(refusal),
             other => Error::broken(
-                self.address_of(link),
+                self.address_of(self.link_of_key(key)),
                 format!("{other:?} answers another request"),
             ),
         }

@@ -3,11 +3,12 @@
 //! Every path ends in [`Client::end_part`], once per log and append. The decision what a refusal means for those behind it is
 //! [`Lane::settle`](crate::lane::Lane::settle)'s; here it is carried out.
 
+use std::collections::VecDeque;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use wire::native::{AppendBuilder, Producer};
-use wire::{AppendRecord, Durability};
+use wire::{AppendRecord, Durability, Topology};
 
 use super::{Client, Open, Part, Ticket};
 use crate::connection::{Answer, Connection};
@@ -15,48 +16,110 @@ use crate::error::{Error, Result, code_is_retryable};
 use crate::lane::{Lane, Pending, Settlement};
 
 impl Client {
-    /// Which lanes get which records; no positions: all of them.
-    pub(super) fn split(&self, records: &[AppendRecord<'_>]) -> Vec<(usize, Vec<u32>)> {
-        if self.lanes.len() == 1 {
-            return vec![(0, Vec::new())];
-        }
+    /// Which lanes get which records, by their positions.
+    pub(super) fn split<'a>(
+        &self,
+        keys: impl Iterator<Item = (u32, &'a [u8])>,
+    ) -> Vec<(usize, Vec<u32>)> {
         let mut positions: Vec<Vec<u32>> = vec![Vec::new(); self.lanes.len()];
-        for (position, record) in (0..).zip(records) {
-            positions[self.lane_of_key(record.key)].push(position);
+        for (position, key) in keys {
+            positions[self.lane_of_key(key)].push(position);
         }
-        let mut split: Vec<_> = positions
+        positions
             .into_iter()
             .enumerate()
             .filter(|(_, own)| !own.is_empty())
-            .collect();
-        if let [(_, whole)] = split.as_mut_slice() {
-            whole.clear();
-        }
-        split
+            .collect()
     }
 
-    pub(super) fn send_part(
-        &mut self,
-        lane: usize,
-        ticket: u64,
-        stream: &str,
-        records: &[AppendRecord<'_>],
-        positions: Vec<u32>,
-    ) -> Result<()> {
-        let link = self.lanes[lane].link;
-        // What follows a refused append waits until its sequence is settled.
-        while self.links[link].window.room() == 0
-            || self.lanes[lane].pending.iter().any(|p| p.refused.is_some())
-        {
-            self.pump(link);
+    /// Sends an append's records by their lanes. Where those are made anew on the way, what is left goes by the new ones.
+    pub(super) fn send_parts(&mut self, ticket: u64, stream: &str, records: &[AppendRecord<'_>]) {
+        self.send_all_held();
+        let mut left: VecDeque<(usize, Vec<u32>)> = if self.lanes.len() == 1 {
+            // No positions: all of them.
+            [(0, Vec::new())].into()
+        } else {
+            let keys = (0..).zip(records.iter().map(|record| record.key));
+            let mut split = self.split(keys);
+            if let [(_, whole)] = split.as_mut_slice() {
+                whole.clear();
+            }
+            split.into()
+        };
+        self.note_parts(ticket, left.len());
+        while let Some((lane, positions)) = left.pop_front() {
+            match self.make_room(lane) {
+                Ok(true) => {
+                    let stream = stream.as_bytes();
+                    let now = Instant::now();
+                    if positions.is_empty() {
+                        let all = records.iter().copied();
+                        self.put_part(lane, ticket, stream, all, positions, now);
+                    } else {
+                        let some: Vec<_> = (positions.iter())
+                            .map(|&position| records[position as usize])
+                            .collect();
+                        self.put_part(lane, ticket, stream, some.into_iter(), positions, now);
+                    }
+                }
+                Ok(false) => {
+                    left.push_front((lane, positions));
+                    self.send_all_held();
+                    left = self.split_again(ticket, records, left);
+                }
+                Err(error) => self.end_part(ticket, Err(error)),
+            }
         }
-        self.ensure_connected(link)?;
-        // What is in flight was sent again as it was, and is recognised. What is new has no number in logs that are not known.
-        if let (Some(now), Some(_)) = (self.map_epoch_now, self.options.producer_id) {
-            return Err(Error::Usage(format!(
-                "the server's shards were changed (map epoch {}, now {now}): connect again; with the same producer id, carry the sequences over",
-                self.topology.map_epoch
-            )));
+    }
+
+    /// Parts that are not sent yet, by the lanes of now.
+    fn split_again(
+        &mut self,
+        ticket: u64,
+        records: &[AppendRecord<'_>],
+        left: VecDeque<(usize, Vec<u32>)>,
+    ) -> VecDeque<(usize, Vec<u32>)> {
+        let count = left.len();
+        let positions = left.into_iter().flat_map(|(_, positions)| {
+            if positions.is_empty() {
+                (0..records.len() as u32).collect()
+            } else {
+                positions
+            }
+        });
+        let keys = positions.map(|position| (position, records[position as usize].key));
+        let split = self.split(keys);
+        self.note_parts(ticket, split.len());
+        if let Some(open) = self.open.get_mut(&ticket) {
+            open.parts_left -= count;
+        }
+        split.into()
+    }
+
+    fn note_parts(&mut self, ticket: u64, count: usize) {
+        if let Some(open) = self.open.get_mut(&ticket) {
+            open.parts_left += count;
+        }
+    }
+
+    /// Whether a lane can take one more append.
+    pub(super) fn has_room(&self, lane: usize) -> bool {
+        let Lane { link, pending, .. } = &self.lanes[lane];
+        // What follows a refused append waits until its sequence is settled.
+        self.links[*link].window.room() > 0 && pending.iter().all(|p| p.refused.is_none())
+    }
+
+    /// Waits until a lane can take an append over its connection. False: the lanes were made anew.
+    fn make_room(&mut self, lane: usize) -> Result<bool> {
+        let (link, map_epoch) = (self.lanes[lane].link, self.topology.map_epoch);
+        while !self.has_room(lane) {
+            self.pump(link);
+            if self.topology.map_epoch != map_epoch {
+                return Ok(false);
+            }
+        }
+        if !self.ensure_connected(link)? {
+            return Ok(false);
         }
         if self.lanes[lane].stuck {
             let log = self.lanes[lane].log;
@@ -65,6 +128,20 @@ impl Client {
                  connect again with a new producer id"
             )));
         }
+        Ok(true)
+    }
+
+    /// Numbers and sends records by a lane that has room and a connection.
+    pub(super) fn put_part<'a>(
+        &mut self,
+        lane: usize,
+        ticket: u64,
+        stream: &[u8],
+        records: impl Iterator<Item = AppendRecord<'a>>,
+        positions: Vec<u32>,
+        since: Instant,
+    ) {
+        let link = self.lanes[lane].link;
         let Client {
             links,
             lanes,
@@ -82,15 +159,8 @@ impl Client {
         let out = connection.writer();
         let start = out.len();
         let (durability, versions) = (options.durability, options.want_versions);
-        let mut frame =
-            AppendBuilder::begin(out, id, stream.as_bytes(), durability, versions, producer);
-        if positions.is_empty() {
-            records.iter().for_each(|record| frame.record(record));
-        } else {
-            positions
-                .iter()
-                .for_each(|&position| frame.record(&records[position as usize]));
-        }
+        let mut frame = AppendBuilder::begin(out, id, stream, durability, versions, producer);
+        records.for_each(|record| frame.record(&record));
         frame.finish();
         let copy = if producer.is_some() {
             out[start..].to_vec()
@@ -104,19 +174,18 @@ impl Client {
             positions,
             sequence,
             frame: copy,
-            since: Instant::now(),
+            since,
             refused: None,
         });
         if connection.flush().is_err() {
             self.disconnect(link);
         }
-        Ok(())
     }
 
     /// Waits for one answer on a connection, making it again if need be. Afterwards at least one append is answered, or refused,
-    /// or was sent again.
+    /// or was sent again; or the lanes were made anew.
     pub(super) fn pump(&mut self, link: usize) {
-        if self.ensure_connected(link).is_err() {
+        if !self.ensure_connected(link).is_ok_and(|same| same) {
             return;
         }
         let deadline = self.oldest_on(link).unwrap_or_else(Instant::now) + self.options.timeout;
@@ -266,10 +335,11 @@ impl Client {
     }
 
     /// Makes a connection again if it is gone, and sends again what was in flight on it. Tries until the oldest append in flight
-    /// has waited for the timeout; then everything in flight ends with the error that is returned.
-    pub(super) fn ensure_connected(&mut self, link: usize) -> Result<()> {
+    /// has waited for the timeout; then everything in flight ends with the error that is returned. False: the server's shards were
+    /// changed, and lanes and links are made anew.
+    pub(super) fn ensure_connected(&mut self, link: usize) -> Result<bool> {
         if self.links[link].connection.is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let deadline = self.oldest_on(link).unwrap_or_else(Instant::now) + self.options.timeout;
         let mut pause = Duration::from_millis(10);
@@ -277,20 +347,22 @@ impl Client {
             let left = deadline
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1));
-            let opened = Connection::open(&self.links[link].address, &self.options, left);
-            let error = match opened {
-                Ok((connection, topology)) => {
-                    self.links[link].connection = Some(connection);
-                    if topology.map_epoch != self.topology.map_epoch {
-                        self.map_epoch_now = Some(topology.map_epoch);
+            let error = match self.open_again(link, left) {
+                Ok((connection, topology)) if topology.map_epoch != self.topology.map_epoch => {
+                    match self.adopt(connection, topology, deadline) {
+                        Ok(()) => return Ok(false),
+                        Err(error) => error,
                     }
+                }
+                Ok((connection, _)) => {
+                    self.links[link].connection = Some(connection);
                     for lane in 0..self.lanes.len() {
                         if self.lanes[lane].link == link {
                             self.send_again(lane);
                         }
                     }
                     if self.links[link].connection.is_some() {
-                        return Ok(());
+                        return Ok(true);
                     }
                     Error::Lost {
                         address: self.links[link].address.clone(),
@@ -309,6 +381,21 @@ impl Client {
             sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(500));
         }
+    }
+
+    /// A connection to a link's address; or to the shared one, if that tells other shards: the port may have gone with its shard.
+    fn open_again(&self, link: usize, left: Duration) -> Result<(Connection, Topology)> {
+        let own = Connection::open(&self.links[link].address, &self.options, left);
+        let Err(error) = own else {
+            return own;
+        };
+        if link > 0
+            && let Ok(shared) = Connection::open(&self.links[0].address, &self.options, left)
+            && shared.1.map_epoch != self.topology.map_epoch
+        {
+            return Ok(shared);
+        }
+        Err(error)
     }
 
     /// One log's part of an append has ended.

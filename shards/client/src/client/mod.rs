@@ -4,15 +4,16 @@
 //! log. Nothing is read in the background: answers are taken off the sockets by the calls that wait for them.
 //!
 //! Invariants: a ticket ends exactly once, with an ack or an error; frames of one log go out in the order of their sequences, also
-//! after a reconnect.
+//! after a reconnect; lanes and links are made anew only by [`Client::ensure_connected`], which says so.
 
+mod adopt;
 mod delivery;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use wire::native::AppendPart;
-use wire::slot::{SLOTS, slot_of};
+use wire::slot::slot_of;
 use wire::{AppendRecord, Durability, Topology};
 
 use crate::connection::{Answer, Connection};
@@ -21,10 +22,8 @@ use crate::lane::Lane;
 use crate::options::ConnectOptions;
 use crate::protocol::Window;
 
-/// Answers of a producer that a log remembers, at least: more may not be in flight, or a repeat could not be told from news.
-const PRODUCER_WINDOW_MAX: usize = 128;
-/// How long a shard's own port may take before the shared port serves for it.
-const SHARD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+use adopt::{Held, Layout};
+
 /// Bytes of keys and payloads in one append; servers take less.
 const APPEND_BYTES_MAX: usize = 1 << 30;
 /// Set in the ids of requests that one call waits for, clear in those of appends.
@@ -59,8 +58,10 @@ pub struct Client {
     ready: VecDeque<(Ticket, Result<Ack>)>,
     next_ticket: u64,
     next_call: u64,
-    /// A reconnect found the slots divided otherwise: the map epoch of that.
-    map_epoch_now: Option<u64>,
+    /// Parts that the shards before a change did not store, oldest first: to be sent by the new lanes before anything else.
+    held: VecDeque<Held>,
+    /// By new log, the largest sequence under which it has answered a part of before; while a change is being taken up.
+    told: Vec<(u32, u64)>,
 }
 
 struct Link {
@@ -92,57 +93,25 @@ impl Client {
     ///
     /// Errors: [`Error::Io`] when nobody is there, [`Error::Refused`] for a wrong token.
     pub fn connect(address: &str, options: ConnectOptions) -> Result<Client> {
-        let mut window = options.window.max(1);
-        if options.producer_id.is_some() {
-            window = window.min(PRODUCER_WINDOW_MAX);
-        }
         let (connection, topology) = Connection::open(address, &options, options.timeout)?;
         if topology.shards.is_empty() {
             return Err(Error::broken(address, "its topology has no shards"));
         }
-        let shared = Link {
-            address: address.to_owned(),
-            connection: Some(connection),
-            window: Window::new(window),
-        };
         // Logs that are gone: the server's shards were changed since. Every log goes on above what was used in any.
         let gone = options
             .sequences
             .iter()
             .filter(|(log, _)| topology.shards.iter().all(|route| route.log != *log));
         let first_sequence = gone.map(|(_, next)| *next).max().unwrap_or(1);
-        let mut links = vec![shared];
-        let mut lanes = Vec::new();
-        let mut lane_of_slot = vec![0; usize::from(SLOTS)];
-        for (lane, route) in (0..).zip(&topology.shards) {
-            let mut link = 0;
-            if options.shard_aware {
-                let own = format!(
-                    "{}:{}",
-                    reachable_host(&route.address, address),
-                    route.native_port
-                );
-                let timeout = options.timeout.min(SHARD_CONNECT_TIMEOUT);
-                if let Ok((connection, _)) = Connection::open(&own, &options, timeout) {
-                    link = links.len();
-                    links.push(Link {
-                        address: own,
-                        connection: Some(connection),
-                        window: Window::new(window),
-                    });
-                }
-            }
-            let continued = options.sequences.iter().find(|(log, _)| *log == route.log);
-            lanes.push(Lane::new(
-                route.log,
-                link,
-                continued.map_or(first_sequence, |(_, next)| *next),
-            ));
-            let last = route.slot_last.min(SLOTS - 1);
-            for slot in route.slot_first..=last {
-                lane_of_slot[usize::from(slot)] = lane;
-            }
-        }
+        let sequence_of = |log| {
+            let continued = options.sequences.iter().find(|(l, _)| *l == log);
+            continued.map_or(first_sequence, |(_, next)| *next)
+        };
+        let Layout {
+            links,
+            lanes,
+            lane_of_slot,
+        } = Layout::new(address, Some(connection), &topology, &options, sequence_of);
         Ok(Client {
             options,
             topology,
@@ -153,11 +122,12 @@ impl Client {
             ready: VecDeque::new(),
             next_ticket: 1,
             next_call: 0,
-            map_epoch_now: None,
+            held: VecDeque::new(),
+            told: Vec::new(),
         })
     }
 
-    /// Slots, shards and ports as the server told them at connect.
+    /// Slots, shards and ports as the server told them at connect, or at the last reconnect that found them changed.
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
@@ -168,7 +138,8 @@ impl Client {
     }
 
     /// The next sequence of each log, for [`ConnectOptions::sequences`] of a later run with the same producer id. Meaningful when
-    /// every append was answered.
+    /// every append was answered; behind a change of the server's shards with appends under way, for logs that have answered one
+    /// since.
     pub fn sequences(&self) -> Vec<(u32, u64)> {
         self.lanes
             .iter()
@@ -194,7 +165,6 @@ impl Client {
         check(stream, records)?;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let split = self.split(records);
         let ack = Ack {
             parts: Vec::new(),
             versions: Vec::new(),
@@ -204,36 +174,35 @@ impl Client {
             ticket,
             Open {
                 records: records.len(),
-                parts_left: split.len(),
+                parts_left: 0,
                 ack,
                 error: None,
             },
         );
-        for (lane, positions) in split {
-            if let Err(error) = self.send_part(lane, ticket, stream, records, positions) {
-                self.end_part(ticket, Err(error));
-            }
-        }
+        self.send_parts(ticket, stream, records);
         Ok(Ticket(ticket))
     }
 
     /// The next answered append in the order of answers, waiting for one. None: nothing is in flight.
     pub fn recv(&mut self) -> Option<(Ticket, Result<Ack>)> {
         while self.ready.is_empty() {
-            let oldest = self
-                .lanes
-                .iter()
-                .filter_map(|lane| Some((lane.pending.front()?.ticket, lane.link)))
-                .min();
-            self.pump(oldest?.1);
+            self.send_held();
+            if self.ready.is_empty() {
+                self.pump(self.link_of_oldest()?);
+            }
         }
         self.ready.pop_front()
     }
 
     /// The next answered append that has arrived. It waits only where a connection has to be made again.
     pub fn poll(&mut self) -> Option<(Ticket, Result<Ack>)> {
+        self.send_held();
         for link in 0..self.links.len() {
-            if self.oldest_on(link).is_some() && self.ensure_connected(link).is_err() {
+            // Made anew on the way, there may be fewer.
+            if link >= self.links.len()
+                || self.oldest_on(link).is_some()
+                    && !self.ensure_connected(link).is_ok_and(|same| same)
+            {
                 continue;
             }
             while self.ready.is_empty() {
@@ -259,12 +228,20 @@ impl Client {
             if let Some((_, result)) = ready.and_then(|index| self.ready.remove(index)) {
                 return result;
             }
+            self.send_held();
+            if self.ready.iter().any(|(ready, _)| *ready == ticket) {
+                continue;
+            }
             let waits = |lane: &&Lane| {
                 lane.pending
                     .iter()
                     .any(|pending| pending.ticket == ticket.0)
             };
-            let Some(link) = self.lanes.iter().find(waits).map(|lane| lane.link) else {
+            let mut link = self.lanes.iter().find(waits).map(|lane| lane.link);
+            if self.held.iter().any(|held| held.ticket == ticket.0) {
+                link = link.or(self.link_of_oldest());
+            }
+            let Some(link) = link else {
                 return Err(Error::Usage(format!(
                     "append {} was answered before",
                     ticket.0
@@ -279,16 +256,21 @@ impl Client {
         self.open.len()
     }
 
-    /// Sends a request and waits for its answer, `extra` longer than for others; sent again once if the connection ends.
+    /// Sends a request to the shard of `key` (none: to any) and waits for its answer, `extra` longer than for others; sent again
+    /// once if the connection ends.
     pub(crate) fn call(
         &mut self,
-        link: usize,
+        key: Option<&[u8]>,
         extra: Duration,
         encode: impl Fn(&mut Vec<u8>, u64),
     ) -> Result<Answer> {
         let deadline = Instant::now() + self.options.timeout + extra;
         let mut again = true;
         loop {
+            let mut link = self.link_of_key(key);
+            while !self.ensure_connected(link)? {
+                link = self.link_of_key(key);
+            }
             match self.call_once(link, deadline, &encode) {
                 Err(error @ (Error::Io { .. } | Error::Lost { .. })) => {
                     self.disconnect(link);
@@ -312,7 +294,6 @@ impl Client {
         deadline: Instant,
         encode: impl Fn(&mut Vec<u8>, u64),
     ) -> Result<Answer> {
-        self.ensure_connected(link)?;
         self.next_call += 1;
         let called = CALL_BIT | self.next_call;
         let lost = |link: &Link| Error::Lost {
@@ -340,9 +321,9 @@ impl Client {
         &self.links[link].address
     }
 
-    /// The connection that serves `key`.
-    pub(crate) fn link_of_key(&self, key: &[u8]) -> usize {
-        self.lanes[self.lane_of_key(key)].link
+    /// The connection that serves `key`, or whatever is asked of any shard.
+    pub(crate) fn link_of_key(&self, key: Option<&[u8]>) -> usize {
+        key.map_or(0, |key| self.lanes[self.lane_of_key(key)].link)
     }
 
     fn lane_of_key(&self, key: &[u8]) -> usize {
@@ -375,14 +356,4 @@ fn check(stream: &str, records: &[AppendRecord<'_>]) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// A server that listens on every address tells that one; the host that was reached is the one to use.
-fn reachable_host<'a>(told: &'a str, reached: &'a str) -> &'a str {
-    match told {
-        "" | "0.0.0.0" | "::" | "[::]" => {
-            reached.rsplit_once(':').map_or(reached, |(host, _)| host)
-        }
-        told => told,
-    }
 }
