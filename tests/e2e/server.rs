@@ -135,6 +135,22 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A gauge or counter in what `/metrics` said: of one shard, or the only one of its name.
+#[track_caller]
+pub fn metric_in(text: &str, name: &str, shard: usize) -> f64 {
+    let label = format!("shard=\"{shard}\"");
+    let line = text.lines().find(|line| {
+        line.starts_with(name)
+            && line[name.len()..].starts_with(['{', ' '])
+            && (!line.contains("shard=") || line.contains(&label))
+    });
+    let line = line.unwrap_or_else(|| panic!("no {name} of shard {shard} in:\n{text}"));
+    let value = line.rsplit(' ').next().unwrap_or_default();
+    value
+        .parse()
+        .unwrap_or_else(|_| panic!("no number in {line}"))
+}
+
 /// A running `pinion serve`.
 pub struct Server {
     child: Child,
@@ -280,18 +296,7 @@ impl Server {
     /// A gauge or counter of one shard (or the only one of its name).
     #[track_caller]
     pub fn metric(&self, name: &str, shard: usize) -> f64 {
-        let text = self.http().get("/metrics").text();
-        let label = format!("shard=\"{shard}\"");
-        let line = text.lines().find(|line| {
-            line.starts_with(name)
-                && line[name.len()..].starts_with(['{', ' '])
-                && (!line.contains("shard=") || line.contains(&label))
-        });
-        let line = line.unwrap_or_else(|| panic!("no {name} of shard {shard} in:\n{text}"));
-        let value = line.rsplit(' ').next().unwrap_or_default();
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("no number in {line}"))
+        metric_in(&self.http().get("/metrics").text(), name, shard)
     }
 
     /// Resident memory in bytes.

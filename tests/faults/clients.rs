@@ -12,7 +12,7 @@ use wire::native;
 use crate::descriptors::open_sockets;
 use crate::http::request;
 use crate::number_from;
-use crate::server::{Server, directory, eventually};
+use crate::server::{Server, directory, eventually, metric_in};
 
 /// How long healthy clients are watched at a time, and how often: the best time counts, the machine has other work.
 const WATCH: Duration = Duration::from_millis(500);
@@ -77,9 +77,15 @@ fn whole_frame(key: &[u8]) -> Vec<u8> {
 
 #[track_caller]
 fn assert_nothing_left(server: &Server, before: usize) {
+    // One connection for all questions, counted below. Were there a new one for each, the server would have to notice the
+    // end of the last within the microseconds to the next look, which on a busy machine it rarely does.
+    let mut http = server.http();
     eventually("the connections to be forgotten", || {
-        let left: f64 = (0..2).map(|s| server.metric("pinion_connections", s)).sum();
-        (left <= 1.0 && open_sockets(server) <= before).then_some(())
+        let text = http.get("/metrics").text();
+        let left: f64 = (0..2)
+            .map(|s| metric_in(&text, "pinion_connections", s))
+            .sum();
+        (left <= 1.0 && open_sockets(server) <= before + 1).then_some(())
     });
 }
 
@@ -248,7 +254,9 @@ fn a_half_closed_connection_is_answered_and_closed() {
 #[test]
 fn an_end_that_comes_together_with_bytes_is_noticed() {
     let data = directory();
-    let mut server = Server::start(data.path(), 2);
+    // Nothing but a noticed end may close a connection within the time that is given below: no timeout of half requests,
+    // and the first keepalive probe comes after a minute.
+    let mut server = Server::start_with(data.path(), 2, &["--request-timeout-seconds", "3600"]);
     let before = open_sockets(&server);
     let post = request("POST", "/v1/streams/s/records/last", &[], b"the last words");
     for reset in [false, true] {
@@ -268,8 +276,9 @@ fn an_end_that_comes_together_with_bytes_is_noticed() {
                 } else {
                     socket.write_all(&whole_frame(b"k")).expect("read");
                 }
-                let mut answer = [0; 16];
-                socket.read_exact(&mut answer).expect("an answer");
+                // Whole: an end with something unread is a reset.
+                let mut answer = [0; 4096];
+                assert!(socket.read(&mut answer).expect("an answer") > 16);
                 socket
             })
             .collect();
@@ -294,8 +303,9 @@ fn an_end_that_comes_together_with_bytes_is_noticed() {
         let since = Instant::now();
         assert_nothing_left(&server, before);
         println!("reset {reset}: all were gone after {:?}", since.elapsed());
+        // It takes a quarter of a second where nobody else wants the processor.
         assert!(
-            since.elapsed() < Duration::from_secs(5),
+            since.elapsed() < Duration::from_secs(30),
             "well before any timeout"
         );
     }
