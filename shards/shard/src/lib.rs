@@ -7,6 +7,7 @@
 //!
 //! It does not know flags, config files or how a banner looks.
 
+mod append_split;
 pub mod assemble;
 /// The atomics of `sleepers`, which a test replaces by a model's.
 mod atomics {

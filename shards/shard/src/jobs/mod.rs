@@ -13,6 +13,7 @@ use wire::cursor::Walked;
 use wire::native::AppendPart;
 use wire::{Cursor, Durability, Refusal};
 
+use crate::conns::Connection;
 use crate::driver::ConnId;
 use crate::hop::{StreamInfo, Ticket};
 use crate::metrics::ShardSnapshot;
@@ -214,6 +215,25 @@ impl ScanWork {
 }
 
 impl AppendWork {
+    /// `bytes`: length of the records.
+    pub fn new(
+        durability: wire::Durability,
+        form: AppendForm,
+        records: u32,
+        bytes: usize,
+    ) -> AppendWork {
+        AppendWork {
+            parts: Vec::new(),
+            durability,
+            form,
+            records,
+            bytes,
+            owners: Vec::new(),
+            versions: Vec::new(),
+            refusal: None,
+        }
+    }
+
     fn versions_in_request_order(&mut self) -> Vec<u32> {
         if self.owners.is_empty() {
             return self.versions.pop().map(|(_, v)| v).unwrap_or_default();
@@ -231,5 +251,28 @@ impl AppendWork {
             }
         }
         ordered
+    }
+}
+
+impl Asker {
+    /// Asker of a job on `conn`, with a place in its outbox.
+    pub(crate) fn on(conn: &mut Connection, voice: Voice) -> Asker {
+        conn.jobs += 1;
+        Asker {
+            conn: conn.id,
+            hole: conn.out.hole(),
+            voice,
+            started_ns: conn.input_since_ns,
+            heavy: false,
+        }
+    }
+
+    /// The same for a history, scan or tail.
+    pub(crate) fn heavy_on(conn: &mut Connection, voice: Voice) -> Asker {
+        conn.heavy += 1;
+        Asker {
+            heavy: true,
+            ..Asker::on(conn, voice)
+        }
     }
 }

@@ -1,21 +1,24 @@
 //! Native requests: from a connection's bytes to work, one frame after the other.
 //!
-//! The hot path is an append whose records all belong here: it is appended and its reply encoded on the spot, gated on
-//! its last lsn. Everything else becomes a job.
+//! The hot path is an append whose records all belong here: it is appended and its reply encoded on the spot (`append`),
+//! gated on its last lsn; a get whose record is in memory is answered on the spot, too (`get`). Everything else becomes a
+//! job. It does not know how a frame is laid out (`wire::native`), or how an owner works on what it is asked.
+
+mod append;
+mod get;
 
 use index::Digest;
-use wire::native::{self, Append, AppendIter, AppendPart, Parsed, Request, opcode};
+use wire::native::{self, Parsed, Request, opcode};
 use wire::{Code, Cursor, Refusal};
 
 use crate::conns::Connection;
-use crate::core::{Core, State};
-use crate::hop::{Ask, Origin};
-use crate::jobs::{AppendForm, AppendWork, Asker, ScanWork, Voice, Work};
+use crate::core::Core;
+use crate::hop::Ask;
+use crate::jobs::{Asker, ScanWork, Voice, Work};
 use crate::metrics::Protocol;
 use crate::outbox::{Operation, Released};
 use crate::owner::Later;
-use crate::partition::{Found, NotAppended, Once, Unit, append_gate, refuse};
-use crate::records::record_out;
+use crate::partition::refuse;
 
 /// Frames understood before the first of them is applied.
 const GROUP_FRAMES: usize = 32;
@@ -328,295 +331,6 @@ impl<S> Core<S> {
         self.native_bytes(conn, id, opcode::HELLO, &body);
     }
 
-    fn native_append(
-        &mut self,
-        conn: &mut Connection,
-        id: u64,
-        append: &Append<'_>,
-        digest: Option<Digest>,
-    ) -> Result<(), Later> {
-        let once = match append.producer {
-            None => Once::No,
-            Some(p) => Once::Producer {
-                id: p.id,
-                sequence: p.sequence,
-                fingerprint: crate::dedup::fingerprint(append.body()),
-            },
-        };
-        let (owner, repeat_only) = match self.single_owner(append.body(), append.records) {
-            Some(owner) => (owner, false),
-            // It may be a repeat from before the shards were changed: then the owner of its first record knows it.
-            None if once != Once::No => {
-                let first = append.iter().next();
-                (first.map_or(self.id, |r| self.owner_of(r.key)), true)
-            }
-            None => return self.native_append_split(conn, id, append),
-        };
-        if owner != self.id {
-            let ask = Ask::Append {
-                stream: append.stream,
-                records: append.body(),
-                count: append.records,
-                durability: append.durability,
-                once,
-                want_versions: append.want_versions,
-                tombstone_needs_live: false,
-                repeat_only,
-            };
-            let asker = self.asker(
-                conn,
-                Voice::Native {
-                    id,
-                    opcode: opcode::APPEND,
-                },
-            );
-            let work = AppendWork::new(
-                append.durability,
-                AppendForm::Many,
-                append.records,
-                append.body().len(),
-            );
-            let ticket = self.jobs.add(asker, 1, Work::Append(work));
-            self.ask(owner, ticket, &ask);
-            return Ok(());
-        }
-        if let Some(refusal) = self.not_ready() {
-            self.native_refuse(conn, id, opcode::APPEND, &refusal);
-            return Ok(());
-        }
-        let unit = Unit {
-            stream: append.stream,
-            records: append.iter(),
-            count: append.records,
-            once,
-            tombstone_needs_live: false,
-            repeat_only,
-            digest,
-        };
-        let mut versions = std::mem::take(&mut self.versions);
-        let result = self.partition.append(&unit, &mut versions);
-        match result {
-            Ok(done) => {
-                self.count_append(&done, append.body().len());
-                let gate = self
-                    .partition
-                    .gate(append_gate(append.durability, done.last_lsn));
-                let mark = native::ReplyMark {
-                    durable_lsn: self.partition.log.durable_lsn().max(gate),
-                    ..self.mark()
-                };
-                let part = AppendPart {
-                    log: mark.log,
-                    records: done.records,
-                    first_lsn: done.first_lsn,
-                    durable_lsn: mark.durable_lsn,
-                };
-                let shown: &[u32] = if append.want_versions { &versions } else { &[] };
-                let released = Released {
-                    operation: Operation::Append,
-                    started_ns: conn.input_since_ns,
-                    count: 1,
-                };
-                let now = conn.out.reply(gate, released, |out| {
-                    native::append_reply(out, id, mark, append.durability, &[part], shown)
-                });
-                if now {
-                    self.latency.record(&released, self.now.monotonic_ns);
-                }
-            }
-            Err(NotAppended::Refused(refusal)) => {
-                self.native_refuse(conn, id, opcode::APPEND, &refusal)
-            }
-            Err(NotAppended::RefusedBehind(refusal, lsn)) => {
-                self.native_refuse_behind(conn, lsn, id, opcode::APPEND, &refusal)
-            }
-            Err(NotAppended::Later) => {
-                self.versions = versions;
-                return Err(Later);
-            }
-        }
-        self.versions = versions;
-        Ok(())
-    }
-
-    /// The one shard that all records belong to, if there is one.
-    #[inline]
-    pub(crate) fn single_owner(&self, body: &[u8], records: u32) -> Option<usize> {
-        if self.shards() == 1 {
-            return Some(0);
-        }
-        let mut owners = AppendIter::new(body, records).map(|r| self.owner_of(r.key));
-        let first = owners.next()?;
-        owners.all(|o| o == first).then_some(first)
-    }
-
-    fn native_append_split(
-        &mut self,
-        conn: &mut Connection,
-        id: u64,
-        append: &Append<'_>,
-    ) -> Result<(), Later> {
-        let mut work = AppendWork::new(
-            append.durability,
-            AppendForm::Many,
-            append.records,
-            append.body().len(),
-        );
-        if append.want_versions {
-            work.owners = append
-                .iter()
-                .map(|r| self.shared.logs[self.owner_of(r.key)] as u16)
-                .collect();
-        }
-        self.sort_by_owner(append.body(), append.records);
-        let template = Ask::Append {
-            stream: append.stream,
-            records: [].as_slice(),
-            count: 0,
-            durability: append.durability,
-            once: Once::No,
-            want_versions: append.want_versions,
-            tombstone_needs_live: false,
-            repeat_only: false,
-        };
-        self.append_split(
-            conn,
-            Voice::Native {
-                id,
-                opcode: opcode::APPEND,
-            },
-            work,
-            &template,
-        )
-    }
-
-    /// Sort a request's records into `split`, by shard.
-    pub(crate) fn sort_by_owner(&mut self, body: &[u8], records: u32) {
-        let mut split = std::mem::take(&mut self.split);
-        for (bytes, count) in &mut split {
-            bytes.clear();
-            *count = 0;
-        }
-        let mut iter = AppendIter::new(body, records);
-        while let Some((raw, record)) = iter.next_raw() {
-            let (bytes, count) = &mut split[self.owner_of(record.key)];
-            bytes.extend_from_slice(raw);
-            *count += 1;
-        }
-        self.split = split;
-    }
-
-    /// Ask every shard that has records in `split`; our own part first, because only it can ask to wait.
-    pub(crate) fn append_split(
-        &mut self,
-        conn: &mut Connection,
-        voice: Voice,
-        work: AppendWork,
-        template: &Ask<&[u8]>,
-    ) -> Result<(), Later> {
-        let split = std::mem::take(&mut self.split);
-        let asker = self.asker(conn, voice);
-        let parts = split.iter().filter(|(_, count)| *count > 0).count() as u32;
-        let ticket = self.jobs.add(asker, parts, Work::Append(work));
-        let part_of = |shard: usize| {
-            let mut ask = template.map(|bytes| *bytes);
-            if let Ask::Append { records, count, .. } = &mut ask {
-                *records = split[shard].0.as_slice();
-                *count = split[shard].1;
-            }
-            ask
-        };
-        let mut result = Ok(());
-        if split[self.id].1 > 0 {
-            result = self.serve(
-                Origin {
-                    shard: self.id,
-                    ticket,
-                },
-                &part_of(self.id),
-            );
-        }
-        match result {
-            Ok(()) => {
-                for shard in (0..split.len()).filter(|s| *s != self.id && split[*s].1 > 0) {
-                    self.hops += 1;
-                    self.outbound[shard].ask(ticket, &part_of(shard));
-                }
-            }
-            Err(Later) => self.forget(conn, ticket),
-        }
-        self.split = split;
-        result
-    }
-
-    fn native_get(
-        &mut self,
-        conn: &mut Connection,
-        id: u64,
-        stream: &[u8],
-        key: &[u8],
-        digest: Option<Digest>,
-    ) {
-        let owner = self.owner_of(key);
-        if owner == self.id
-            && self.state == State::Ready
-            && let Some(stream_id) = self.partition.streams.lookup(stream)
-        {
-            let log = self.log_number();
-            let mark = self.mark();
-            let (ended, failed) = (
-                self.partition.ended(stream_id),
-                self.partition.log.failed().is_some(),
-            );
-            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, digest)
-                && !entry.tombstone
-                && record.stream == stream_id
-                && record.key == key
-                && !ended.has(&record)
-            {
-                let gate = if entry.lsn > mark.durable_lsn {
-                    entry.lsn
-                } else {
-                    0
-                };
-                if gate > 0 && failed {
-                    let refusal = self.never_durable();
-                    return self.native_refuse(conn, id, opcode::GET, &refusal);
-                }
-                let mark = native::ReplyMark {
-                    durable_lsn: mark.durable_lsn.max(gate),
-                    ..mark
-                };
-                let released = Released {
-                    operation: Operation::Get,
-                    started_ns: conn.input_since_ns,
-                    count: 1,
-                };
-                if conn.out.reply(gate, released, |out| {
-                    native::get_reply(out, id, mark, &record_out(log, &record))
-                }) {
-                    self.latency.record(&released, self.now.monotonic_ns);
-                }
-                return;
-            }
-        }
-        let asker = self.asker(
-            conn,
-            Voice::Native {
-                id,
-                opcode: opcode::GET,
-            },
-        );
-        let ticket = self.jobs.add(
-            asker,
-            1,
-            Work::Get {
-                if_none_match: None,
-            },
-        );
-        self.ask(owner, ticket, &Ask::Get { stream, key });
-    }
-
     fn cursor(&self, text: &[u8]) -> Result<Option<Cursor>, Refusal> {
         if text.is_empty() {
             return Ok(None);
@@ -670,49 +384,5 @@ fn operation_of(request: &Request<'_>) -> Operation {
         Request::History { .. } => Operation::History,
         Request::Scan { .. } | Request::Tail { .. } => Operation::Scan,
         _ => Operation::Other,
-    }
-}
-
-impl AppendWork {
-    /// `bytes`: length of the records.
-    pub fn new(
-        durability: wire::Durability,
-        form: AppendForm,
-        records: u32,
-        bytes: usize,
-    ) -> AppendWork {
-        AppendWork {
-            parts: Vec::new(),
-            durability,
-            form,
-            records,
-            bytes,
-            owners: Vec::new(),
-            versions: Vec::new(),
-            refusal: None,
-        }
-    }
-}
-
-impl Asker {
-    /// Asker of a job on `conn`, with a place in its outbox.
-    pub(crate) fn on(conn: &mut Connection, voice: Voice) -> Asker {
-        conn.jobs += 1;
-        Asker {
-            conn: conn.id,
-            hole: conn.out.hole(),
-            voice,
-            started_ns: conn.input_since_ns,
-            heavy: false,
-        }
-    }
-
-    /// The same for a history, scan or tail.
-    pub(crate) fn heavy_on(conn: &mut Connection, voice: Voice) -> Asker {
-        conn.heavy += 1;
-        Asker {
-            heavy: true,
-            ..Asker::on(conn, voice)
-        }
     }
 }

@@ -1,0 +1,84 @@
+//! Native gets: from memory on the spot, else by the record's owner.
+//!
+//! What is shown from memory has the stream and key that were asked for, and is gated on its lsn until that is durable.
+
+use index::Digest;
+use wire::native::{self, opcode};
+
+use crate::conns::Connection;
+use crate::core::{Core, State};
+use crate::hop::Ask;
+use crate::jobs::{Voice, Work};
+use crate::outbox::{Operation, Released};
+use crate::partition::Found;
+use crate::records::record_out;
+
+impl<S> Core<S> {
+    pub(super) fn native_get(
+        &mut self,
+        conn: &mut Connection,
+        id: u64,
+        stream: &[u8],
+        key: &[u8],
+        digest: Option<Digest>,
+    ) {
+        let owner = self.owner_of(key);
+        if owner == self.id
+            && self.state == State::Ready
+            && let Some(stream_id) = self.partition.streams.lookup(stream)
+        {
+            let log = self.log_number();
+            let mark = self.mark();
+            let (ended, failed) = (
+                self.partition.ended(stream_id),
+                self.partition.log.failed().is_some(),
+            );
+            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, digest)
+                && !entry.tombstone
+                && record.stream == stream_id
+                && record.key == key
+                && !ended.has(&record)
+            {
+                let gate = if entry.lsn > mark.durable_lsn {
+                    entry.lsn
+                } else {
+                    0
+                };
+                if gate > 0 && failed {
+                    let refusal = self.never_durable();
+                    return self.native_refuse(conn, id, opcode::GET, &refusal);
+                }
+                let mark = native::ReplyMark {
+                    durable_lsn: mark.durable_lsn.max(gate),
+                    ..mark
+                };
+                let released = Released {
+                    operation: Operation::Get,
+                    started_ns: conn.input_since_ns,
+                    count: 1,
+                };
+                if conn.out.reply(gate, released, |out| {
+                    native::get_reply(out, id, mark, &record_out(log, &record))
+                }) {
+                    self.latency.record(&released, self.now.monotonic_ns);
+                }
+                return;
+            }
+        }
+        let asker = self.asker(
+            conn,
+            Voice::Native {
+                id,
+                opcode: opcode::GET,
+            },
+        );
+        let ticket = self.jobs.add(
+            asker,
+            1,
+            Work::Get {
+                if_none_match: None,
+            },
+        );
+        self.ask(owner, ticket, &Ask::Get { stream, key });
+    }
+}
