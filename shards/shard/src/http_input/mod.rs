@@ -1,31 +1,24 @@
 //! HTTP requests: from a connection's bytes to work. Replies keep the order of requests; the outbox sees to that.
+//!
+//! Appends (`append`) and gets of what is in memory (`get`) are answered on the spot, everything else becomes a job. It does
+//! not know how a request or a reply is spelt (`wire::http`, `render`).
+
+mod append;
+mod get;
 
 use wire::http::{self, Parsed, Request, Route, reply};
-use wire::native::{AppendBuilder, AppendPart};
-use wire::{AppendRecord, Code, Condition, ContentType, Durability, Refusal, ndjson};
+use wire::{AppendRecord, Code, ContentType, Refusal};
 
 use crate::conns::Connection;
 use crate::core::{Core, State};
 use crate::hop::Ask;
-use crate::jobs::{AppendForm, AppendWork, Asker, ScanWork, Voice, Work};
+use crate::jobs::{AppendForm, Asker, ScanWork, Voice, Work};
 use crate::metrics::Protocol;
 use crate::native_input::Used;
 use crate::outbox::{Operation, Released};
 use crate::owner::Later;
-use crate::partition::{Found, NotAppended, Once, Unit, append_gate, refuse};
-use crate::records::record_out;
+use crate::partition::refuse;
 use crate::render;
-
-/// One HTTP append, single or many, after its body has been understood.
-struct Posted<'a> {
-    stream: &'a [u8],
-    /// Raw records in wire form.
-    records: &'a [u8],
-    count: u32,
-    durability: Durability,
-    once: Once,
-    form: AppendForm,
-}
 
 impl<S> Core<S> {
     /// Work on as many requests of `bytes` as are whole and can be taken.
@@ -365,272 +358,6 @@ impl<S> Core<S> {
         });
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one per part of the request line and its headers; a struct would only rename them"
-    )]
-    fn http_append_one(
-        &mut self,
-        conn: &mut Connection,
-        voice: Voice,
-        stream: &str,
-        record: &AppendRecord<'_>,
-        idempotency_key: Option<&[u8]>,
-        durability: Durability,
-        form: AppendForm,
-    ) -> Result<(), Later> {
-        if let Err(refusal) = record.check(self.shared.bounds.payload_bytes_max) {
-            self.http_refuse(conn, voice, &refusal);
-            return Ok(());
-        }
-        let mut frame = Vec::with_capacity(64 + record.key.len() + record.payload.len());
-        let records = encode_records(&mut frame, std::iter::once(*record));
-        let once = match idempotency_key {
-            None => Once::No,
-            Some(key) => {
-                let scope = [stream.as_bytes(), record.key, key];
-                Once::Key {
-                    digest: crate::dedup::scope_digest(&scope),
-                    fingerprint: crate::dedup::fingerprint(&frame[records..]),
-                }
-            }
-        };
-        let posted = Posted {
-            stream: stream.as_bytes(),
-            records: &frame[records..],
-            count: 1,
-            durability,
-            once,
-            form,
-        };
-        let owner = self.owner_of(record.key);
-        self.http_post(conn, voice, &posted, owner)
-    }
-
-    /// Append to one shard: on the spot when it is this one.
-    fn http_post(
-        &mut self,
-        conn: &mut Connection,
-        voice: Voice,
-        posted: &Posted<'_>,
-        owner: usize,
-    ) -> Result<(), Later> {
-        let tombstone_needs_live = posted.form == AppendForm::Delete;
-        if owner != self.id {
-            let ask = Ask::Append {
-                stream: posted.stream,
-                records: posted.records,
-                count: posted.count,
-                durability: posted.durability,
-                once: posted.once,
-                want_versions: true,
-                tombstone_needs_live,
-                repeat_only: false,
-            };
-            let asker = Asker::on(conn, voice);
-            let work = AppendWork::new(
-                posted.durability,
-                posted.form,
-                posted.count,
-                posted.records.len(),
-            );
-            let ticket = self.jobs.add(asker, 1, Work::Append(work));
-            self.ask(owner, ticket, &ask);
-            return Ok(());
-        }
-        if let Some(refusal) = self.not_ready() {
-            self.http_refuse(conn, voice, &refusal);
-            return Ok(());
-        }
-        let unit = Unit {
-            stream: posted.stream,
-            records: wire::native::AppendIter::new(posted.records, posted.count),
-            count: posted.count,
-            once: posted.once,
-            tombstone_needs_live,
-            repeat_only: false,
-            digest: None,
-        };
-        let mut versions = std::mem::take(&mut self.versions);
-        let result = self.partition.append(&unit, &mut versions);
-        match result {
-            Ok(done) => {
-                self.count_append(&done, posted.records.len());
-                let gate = self
-                    .partition
-                    .gate(append_gate(posted.durability, done.last_lsn));
-                let mark = self.mark();
-                let part = AppendPart {
-                    log: mark.log,
-                    records: done.records,
-                    first_lsn: done.first_lsn,
-                    durable_lsn: mark.durable_lsn.max(gate),
-                };
-                let released = Released {
-                    operation: Operation::Append,
-                    started_ns: conn.input_since_ns,
-                    count: 1,
-                };
-                let now = conn.out.reply(gate, released, |out| {
-                    render::appended(
-                        out,
-                        &voice,
-                        mark,
-                        posted.durability,
-                        posted.form,
-                        &[part],
-                        &versions,
-                    );
-                });
-                if now {
-                    self.latency.record(&released, self.now.monotonic_ns);
-                }
-            }
-            Err(NotAppended::Refused(refusal)) => self.http_refuse(conn, voice, &refusal),
-            Err(NotAppended::RefusedBehind(refusal, lsn)) => {
-                self.http_refuse_behind(conn, lsn, voice, &refusal)
-            }
-            Err(NotAppended::Later) => {
-                self.versions = versions;
-                return Err(Later);
-            }
-        }
-        self.versions = versions;
-        Ok(())
-    }
-
-    fn http_append_many(
-        &mut self,
-        conn: &mut Connection,
-        voice: Voice,
-        stream: &str,
-        body: &[u8],
-        idempotency_key: Option<&[u8]>,
-        durability: Durability,
-    ) -> Result<(), Later> {
-        // Every line is understood before anything is appended anywhere.
-        let mut lines = Vec::new();
-        for line in ndjson::lines(body, self.shared.bounds.payload_bytes_max as usize) {
-            match line {
-                Ok(line) => lines.push(line),
-                Err((number, why)) => {
-                    let message =
-                        format!("line {number}: {why}; nothing of this request was appended");
-                    self.http_refuse(conn, voice, &refuse(Code::Malformed, message));
-                    return Ok(());
-                }
-            }
-        }
-        if lines.is_empty() {
-            let message =
-                "the body has no lines: send one JSON object per line, {\"key\":…,\"value\":…}";
-            self.http_refuse(conn, voice, &refuse(Code::Malformed, message));
-            return Ok(());
-        }
-        let count = lines.len() as u32;
-        let mut frame = Vec::with_capacity(body.len() + 64);
-        let records = encode_records(
-            &mut frame,
-            lines.iter().map(|l| AppendRecord {
-                key: l.key.as_bytes(),
-                payload: &l.payload,
-                content_type: l.content_type,
-                tombstone: false,
-                condition: Condition::None,
-            }),
-        );
-        let records = &frame[records..];
-        let once = match idempotency_key {
-            None => Once::No,
-            Some(key) => Once::Key {
-                digest: crate::dedup::scope_digest(&[stream.as_bytes(), key]),
-                fingerprint: crate::dedup::fingerprint(records),
-            },
-        };
-        let form = AppendForm::Many;
-        if let Some(owner) = self.single_owner(records, count) {
-            let posted = Posted {
-                stream: stream.as_bytes(),
-                records,
-                count,
-                durability,
-                once,
-                form,
-            };
-            return self.http_post(conn, voice, &posted, owner);
-        }
-        self.sort_by_owner(records, count);
-        let template = Ask::Append {
-            stream: stream.as_bytes(),
-            records: [].as_slice(),
-            count: 0,
-            durability,
-            once,
-            want_versions: false,
-            tombstone_needs_live: false,
-            repeat_only: false,
-        };
-        self.append_split(
-            conn,
-            voice,
-            AppendWork::new(durability, form, count, records.len()),
-            &template,
-        )
-    }
-
-    fn http_get(
-        &mut self,
-        conn: &mut Connection,
-        voice: Voice,
-        stream: &[u8],
-        key: &[u8],
-        if_none_match: Option<u32>,
-    ) {
-        let owner = self.owner_of(key);
-        if owner == self.id
-            && self.state == State::Ready
-            && let Some(stream_id) = self.partition.streams.lookup(stream)
-        {
-            let (log, mark, ended) = (
-                self.log_number(),
-                self.mark(),
-                self.partition.ended(stream_id),
-            );
-            let failed = self.partition.log.failed().is_some();
-            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, None)
-                && !entry.tombstone
-                && record.stream == stream_id
-                && record.key == key
-                && !ended.has(&record)
-            {
-                let gate = if entry.lsn > mark.durable_lsn {
-                    entry.lsn
-                } else {
-                    0
-                };
-                if gate > 0 && failed {
-                    let refusal = self.never_durable();
-                    return self.http_refuse(conn, voice, &refusal);
-                }
-                let released = Released {
-                    operation: Operation::Get,
-                    started_ns: conn.input_since_ns,
-                    count: 1,
-                };
-                let now = conn.out.reply(gate, released, |out| {
-                    render::record(out, &voice, mark, &record_out(log, &record), if_none_match);
-                });
-                if now {
-                    self.latency.record(&released, self.now.monotonic_ns);
-                }
-                return;
-            }
-        }
-        let asker = Asker::on(conn, voice);
-        let ticket = self.jobs.add(asker, 1, Work::Get { if_none_match });
-        self.ask(owner, ticket, &Ask::Get { stream, key });
-    }
-
     fn http_put_stream(
         &mut self,
         conn: &mut Connection,
@@ -675,18 +402,4 @@ fn other(conn: &Connection) -> Released {
         started_ns: conn.input_since_ns,
         count: 1,
     }
-}
-
-/// Records in wire form at the end of `frame`; returns where they start.
-fn encode_records<'a>(
-    frame: &mut Vec<u8>,
-    records: impl Iterator<Item = AppendRecord<'a>>,
-) -> usize {
-    let mut builder = AppendBuilder::begin(frame, 0, b"", Durability::Durable, false, None);
-    let start = builder.bytes();
-    for record in records {
-        builder.record(&record);
-    }
-    builder.finish();
-    start
 }

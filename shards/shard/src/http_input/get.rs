@@ -1,0 +1,67 @@
+//! HTTP gets: from memory on the spot, else by the record's owner.
+//!
+//! What is shown from memory has the stream and key that were asked for, and is gated on its lsn until that is durable.
+
+use crate::conns::Connection;
+use crate::core::{Core, State};
+use crate::hop::Ask;
+use crate::jobs::{Asker, Voice, Work};
+use crate::outbox::{Operation, Released};
+use crate::partition::Found;
+use crate::records::record_out;
+use crate::render;
+
+impl<S> Core<S> {
+    pub(super) fn http_get(
+        &mut self,
+        conn: &mut Connection,
+        voice: Voice,
+        stream: &[u8],
+        key: &[u8],
+        if_none_match: Option<u32>,
+    ) {
+        let owner = self.owner_of(key);
+        if owner == self.id
+            && self.state == State::Ready
+            && let Some(stream_id) = self.partition.streams.lookup(stream)
+        {
+            let (log, mark, ended) = (
+                self.log_number(),
+                self.mark(),
+                self.partition.ended(stream_id),
+            );
+            let failed = self.partition.log.failed().is_some();
+            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, None)
+                && !entry.tombstone
+                && record.stream == stream_id
+                && record.key == key
+                && !ended.has(&record)
+            {
+                let gate = if entry.lsn > mark.durable_lsn {
+                    entry.lsn
+                } else {
+                    0
+                };
+                if gate > 0 && failed {
+                    let refusal = self.never_durable();
+                    return self.http_refuse(conn, voice, &refusal);
+                }
+                let released = Released {
+                    operation: Operation::Get,
+                    started_ns: conn.input_since_ns,
+                    count: 1,
+                };
+                let now = conn.out.reply(gate, released, |out| {
+                    render::record(out, &voice, mark, &record_out(log, &record), if_none_match);
+                });
+                if now {
+                    self.latency.record(&released, self.now.monotonic_ns);
+                }
+                return;
+            }
+        }
+        let asker = Asker::on(conn, voice);
+        let ticket = self.jobs.add(asker, 1, Work::Get { if_none_match });
+        self.ask(owner, ticket, &Ask::Get { stream, key });
+    }
+}
