@@ -1,0 +1,141 @@
+//! Who waits for room in the log: connections whose append had to wait, and the other shards' requests.
+//!
+//! They are tried again in the order in which they came, and only the first may take buffers: a large request is not
+//! overtaken for ever by small ones. Requests of other shards keep their order among themselves and stand in the line once.
+
+use super::Core;
+use crate::driver::ConnId;
+use crate::hop::{Item, Origin, Parcel};
+use crate::owner::Later;
+
+/// A request from another shard that waits its turn, bytes still in the parcel it came in.
+pub(super) struct Inbound<S> {
+    from: usize,
+    parcel: Box<Parcel<S>>,
+    next: usize,
+}
+
+/// Who waits for room in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// A connection, stalled on an append.
+    Connection(ConnId),
+    /// The first of the other shards' requests.
+    Inbound,
+}
+
+impl<S> Core<S> {
+    /// Mail from another shard. Answers are taken at once; requests in order, as the log has room.
+    pub(crate) fn mail(
+        &mut self,
+        from: usize,
+        parcel: Box<Parcel<S>>,
+        mut socket: impl FnMut(crate::driver::Door, S),
+    ) {
+        let mut parcel = parcel;
+        let mut asks = false;
+        for item in &mut parcel.items {
+            match item {
+                Item::Ask { .. } => asks = true,
+                Item::Answer { .. } | Item::Socket { .. } => {}
+            }
+        }
+        let items = std::mem::take(&mut parcel.items);
+        let mut kept = Vec::with_capacity(if asks { items.len() } else { 0 });
+        for item in items {
+            match item {
+                Item::Answer { ticket, answered } => self.answers.push_back((ticket, 0, answered)),
+                Item::Socket { door, socket: s } => socket(door, s),
+                ask @ Item::Ask { .. } => kept.push(ask),
+            }
+        }
+        if !kept.is_empty() {
+            parcel.items = kept;
+            self.inbound.push_back(Inbound {
+                from,
+                parcel,
+                next: 0,
+            });
+        }
+        self.work_inbound();
+    }
+
+    /// Serve other shards' requests until one has to wait for room: then they stand in line.
+    pub(crate) fn work_inbound(&mut self) {
+        if self.inbound_waits {
+            return;
+        }
+        self.serve_inbound();
+        if !self.inbound.is_empty() {
+            self.inbound_waits = true;
+            self.wait_in_line(Waiter::Inbound);
+        }
+    }
+
+    /// True if one was served.
+    fn serve_inbound(&mut self) -> bool {
+        let mut served = false;
+        while let Some(mut inbound) = self.inbound.pop_front() {
+            while let Some(Item::Ask { ticket, ask }) = inbound.parcel.items.get(inbound.next) {
+                let origin = Origin {
+                    shard: inbound.from,
+                    ticket: *ticket,
+                };
+                let arena = &inbound.parcel.arena;
+                let ask = ask.map(|piece| &arena[piece.range()]);
+                if let Err(Later) = self.serve(origin, &ask) {
+                    self.inbound.push_front(inbound);
+                    return served;
+                }
+                inbound.next += 1;
+                served = true;
+            }
+        }
+        served
+    }
+
+    /// A connection's append waits for room.
+    pub(crate) fn connection_waits(&mut self, id: ConnId) {
+        self.wait_in_line(Waiter::Connection(id));
+    }
+
+    fn wait_in_line(&mut self, waiter: Waiter) {
+        self.line.push_back(waiter);
+        self.partition.log.stand_in_line(true, false);
+    }
+
+    /// Try again what waits for room, in order, up to the first that still has to. One that got its room and wants more
+    /// stands at the end.
+    pub(crate) fn work_line(&mut self) {
+        while let Some(first) = self.line.pop_front() {
+            let others = self.line.len();
+            self.partition.log.stand_in_line(others > 0, true);
+            let got = match first {
+                Waiter::Connection(id) => self.retry(id),
+                Waiter::Inbound => {
+                    self.inbound_waits = false;
+                    let served = self.serve_inbound();
+                    if !self.inbound.is_empty() {
+                        self.inbound_waits = true;
+                        self.line.push_back(Waiter::Inbound);
+                    }
+                    served
+                }
+            };
+            let waits_on = self.line.len() > others;
+            if waits_on && !got {
+                self.line.rotate_right(1);
+            }
+            self.partition
+                .log
+                .stand_in_line(!self.line.is_empty(), false);
+            if waits_on && !got {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn has_inbound(&self) -> bool {
+        !self.inbound.is_empty()
+    }
+}
