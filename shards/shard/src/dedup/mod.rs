@@ -21,12 +21,14 @@
 //!
 //! It does not know the log, its extensions' framing, requests, or a clock.
 
+mod answer;
 mod carried;
 mod chunk;
 mod extension;
 mod keys;
 mod producers;
 
+pub use answer::{Answer, Versions};
 pub(crate) use carried::{
     Carried, CarriedCursor, CarriedKey, CarriedSequence, Item, Slots, export,
 };
@@ -34,7 +36,7 @@ pub use chunk::ChunkError;
 pub(crate) use chunk::{ChunkReader, ChunkWriter, Kind};
 pub use extension::{IdempotencyExtension, ProducerExtension};
 pub use keys::{IdempotencyKeys, KeyCheck, KeyLimits};
-pub use producers::{Answer, ProducerCheck, ProducerLimits, Producers, ProducersCursor, Versions};
+pub use producers::{ProducerCheck, ProducerLimits, Producers, ProducersCursor};
 
 use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher13Wide};
 use std::hash::Hasher;

@@ -1,6 +1,7 @@
 //! What a producer may rely on, and what the bounds cost.
 
 use super::*;
+use crate::dedup::{ChunkError, Versions};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 

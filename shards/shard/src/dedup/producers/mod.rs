@@ -4,110 +4,23 @@
 //! - A producer's window is sorted by sequence and holds every sequence recorded above `forgotten_through`; at or below it nothing is known.
 //! - Producers stand in a list by last use. What a bound costs is taken from the least recently used, and counted.
 //! - `bytes()` is at most `bytes_max` plus one producer's window: the one that is being recorded is never evicted for itself.
+//!
+//! `checkpoint` writes the windows down and takes them in again.
 
-use super::{ChunkError, ChunkReader, ChunkWriter, Kind};
+mod checkpoint;
+#[cfg(test)]
+mod tests;
+
+use super::Answer;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
+
+pub use checkpoint::ProducersCursor;
 
 /// Requests of one producer whose answers are remembered.
 pub const WINDOW_SEQUENCES: usize = 128;
 
-/// Versions kept without an allocation of their own.
-const VERSIONS_INLINE: usize = 4;
 const NONE: u32 = u32::MAX;
-
-/// The versions that an answer gave its records, in request order. Up to four take no allocation.
-#[derive(Clone, Debug)]
-pub struct Versions(Repr);
-
-#[derive(Clone, Debug)]
-enum Repr {
-    Inline {
-        length: u8,
-        values: [u32; VERSIONS_INLINE],
-    },
-    Heap(Box<[u32]>),
-}
-
-impl Versions {
-    /// No versions: a reply that did not ask for them.
-    pub const NONE: Versions = Versions(Repr::Inline {
-        length: 0,
-        values: [0; VERSIONS_INLINE],
-    });
-
-    fn heap_bytes(&self) -> usize {
-        match &self.0 {
-            Repr::Inline { .. } => 0,
-            Repr::Heap(values) => size_of_val::<[u32]>(values),
-        }
-    }
-
-    /// None took an allocation.
-    pub(super) fn are_inline(&self) -> bool {
-        matches!(self.0, Repr::Inline { .. })
-    }
-
-    /// For an import that got the list in parts.
-    pub(super) fn append(&mut self, more: &[u32]) {
-        *self = Versions::from([self, more].concat().as_slice());
-    }
-}
-
-impl Default for Versions {
-    fn default() -> Versions {
-        Versions::NONE
-    }
-}
-
-impl From<&[u32]> for Versions {
-    fn from(versions: &[u32]) -> Versions {
-        if versions.len() > VERSIONS_INLINE {
-            return Versions(Repr::Heap(versions.into()));
-        }
-        let mut values = [0; VERSIONS_INLINE];
-        values[..versions.len()].copy_from_slice(versions);
-        Versions(Repr::Inline {
-            length: versions.len() as u8,
-            values,
-        })
-    }
-}
-
-impl std::ops::Deref for Versions {
-    type Target = [u32];
-    fn deref(&self) -> &[u32] {
-        match &self.0 {
-            Repr::Inline { length, values } => &values[..usize::from(*length)],
-            Repr::Heap(values) => values,
-        }
-    }
-}
-
-impl PartialEq for Versions {
-    fn eq(&self, other: &Versions) -> bool {
-        **self == **other
-    }
-}
-impl Eq for Versions {}
-
-/// What a request was answered, as far as this log is concerned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// of the request's first record here
-    pub first_lsn: u64,
-    /// records of the request here; their lsns follow each other
-    pub records: u32,
-    /// one per record, or none
-    pub versions: Versions,
-}
-
-impl Answer {
-    /// The lsn that must be durable before this answer may be given again.
-    pub fn last_lsn(&self) -> u64 {
-        self.first_lsn + u64::from(self.records.max(1)) - 1
-    }
-}
 
 /// What a sequence is to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,17 +164,6 @@ pub struct Producers {
     unsorted: bool,
     evicted: u64,
     expired: u64,
-}
-
-/// Where an export goes on. Meaningful only to the `Producers` that gave it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProducersCursor {
-    slot: usize,
-    id: u128,
-    /// answers up to this sequence are exported
-    through: u64,
-    /// versions exported of the answer after that
-    versions: usize,
 }
 
 impl Producers {
@@ -423,86 +325,6 @@ impl Producers {
         self.expired
     }
 
-    /// One chunk of a checkpoint into `out`: about `bytes_max` bytes at most, and no more than
-    /// [`CHUNK_BYTES_MAX`](super::CHUNK_BYTES_MAX). Returns where to go on, `None` at the end. Start with the default cursor.
-    ///
-    /// The structure may change between calls. What was there before the first one and still is, is exported; for what came later, replay
-    /// from where the log stood at the first call.
-    pub fn export(
-        &self,
-        cursor: ProducersCursor,
-        bytes_max: usize,
-        out: &mut Vec<u8>,
-    ) -> Option<ProducersCursor> {
-        let mut chunk = ChunkWriter::begin(Kind::Producers, bytes_max, out);
-        let mut at = cursor;
-        // slots are few enough to step over the free ones; `slab` has no iteration from a key
-        while at.slot < self.slots.capacity() {
-            if let Some(producer) = self.slots.get(at.slot) {
-                if at.id != producer.id {
-                    at = ProducersCursor {
-                        slot: at.slot,
-                        id: producer.id,
-                        ..ProducersCursor::default()
-                    };
-                }
-                if !export_producer(producer, &mut at, &mut chunk) {
-                    return Some(at);
-                }
-            }
-            at = ProducersCursor {
-                slot: at.slot + 1,
-                ..ProducersCursor::default()
-            };
-        }
-        None
-    }
-
-    /// Take in a chunk of [`export`](Producers::export). Chunks come in the order they were exported.
-    ///
-    /// # Errors
-    /// When the bytes are not such a chunk. Entries before the bad one stay: the caller drops the checkpoint as a whole.
-    pub fn import(&mut self, chunk: &[u8]) -> Result<(), ChunkError> {
-        let mut reader = ChunkReader::begin(Kind::Producers, chunk)?;
-        for _ in 0..reader.entries() {
-            let id = reader.u128()?;
-            let (forgotten_through, last_sequence, log_time_us) =
-                (reader.u64()?, reader.u64()?, reader.u64()?);
-            if last_sequence < forgotten_through {
-                return Err(ChunkError::Malformed(
-                    "a producer's last sequence is one that it forgot",
-                ));
-            }
-            let slot = match self.by_id.get(&id) {
-                Some(&slot) => slot,
-                None => {
-                    let slot = self.insert(id, forgotten_through);
-                    self.link_newest(slot);
-                    self.unsorted = true;
-                    slot
-                }
-            };
-            let producer = &mut self.slots[slot as usize];
-            let before = producer.bytes();
-            producer.last_sequence = producer.last_sequence.max(last_sequence);
-            producer.log_time_us = producer.log_time_us.max(log_time_us);
-            for _ in 0..reader.u16()? {
-                import_answer(producer, &mut reader)?;
-            }
-            self.bytes = self.bytes + producer.bytes() - before;
-        }
-        reader.end()?;
-        if self.slots.len() > self.limits.producers_max || self.bytes > self.limits.bytes_max {
-            // smaller bounds than those of the run that wrote it
-            self.sort();
-            while self.slots.len() > self.limits.producers_max {
-                self.evict_oldest();
-            }
-            self.keep_bounds();
-        }
-        Ok(())
-    }
-
     fn insert(&mut self, id: u128, forgotten_through: u64) -> u32 {
         let producer = Producer {
             id,
@@ -588,121 +410,3 @@ impl Producers {
         }
     }
 }
-
-/// id, forgotten_through, last_sequence, log_time_us, answers
-const PRODUCER_ENTRY_BYTES: usize = 16 + 8 + 8 + 8 + 2;
-/// sequence, fingerprint, first_lsn, records, first version's place, versions
-const ANSWER_ENTRY_BYTES: usize = 8 + 8 + 8 + 4 + 4 + 4;
-
-/// Writes what is left of a producer; false when the chunk was full before the end. An answer with more versions than fit goes out in parts.
-fn export_producer(
-    producer: &Producer,
-    at: &mut ProducersCursor,
-    chunk: &mut ChunkWriter<'_>,
-) -> bool {
-    if chunk.room() < PRODUCER_ENTRY_BYTES + ANSWER_ENTRY_BYTES + size_of::<u32>()
-        && !chunk.is_empty()
-    {
-        return false;
-    }
-    let first = producer
-        .window
-        .partition_point(|remembered| remembered.sequence <= at.through);
-    let mut room = chunk.room().saturating_sub(PRODUCER_ENTRY_BYTES);
-    // one pass decides how many answers fit, so that their number can stand before them
-    let mut parts: Vec<(&Remembered, usize, usize)> = Vec::new();
-    let mut whole = true;
-    for remembered in producer.window.range(first..) {
-        let versions = &remembered.answer.versions;
-        let from = at.versions.min(versions.len());
-        let left = versions.len() - from;
-        let fits = room.saturating_sub(ANSWER_ENTRY_BYTES) / size_of::<u32>();
-        if room < ANSWER_ENTRY_BYTES || (fits == 0 && left > 0) {
-            whole = false;
-            if parts.is_empty() && chunk.is_empty() {
-                parts.push((remembered, from, left.min(1))); // a bound below one entry: go on all the same
-                advance(at, remembered, from + left.min(1));
-            }
-            break;
-        }
-        let count = left.min(fits);
-        parts.push((remembered, from, count));
-        room -= ANSWER_ENTRY_BYTES + count * size_of::<u32>();
-        advance(at, remembered, from + count);
-        if count < left {
-            whole = false;
-            break;
-        }
-    }
-    chunk
-        .entry()
-        .u128(producer.id)
-        .u64(producer.forgotten_through)
-        .u64(producer.last_sequence)
-        .u64(producer.log_time_us)
-        .u16(parts.len() as u16);
-    for (remembered, from, count) in parts {
-        let answer = &remembered.answer;
-        chunk
-            .u64(remembered.sequence)
-            .u64(remembered.fingerprint)
-            .u64(answer.first_lsn)
-            .u32(answer.records)
-            .u32(from as u32)
-            .u32(count as u32);
-        for &version in &answer.versions[from..from + count] {
-            chunk.u32(version);
-        }
-    }
-    whole
-}
-
-fn advance(at: &mut ProducersCursor, remembered: &Remembered, versions: usize) {
-    if versions == remembered.answer.versions.len() {
-        (at.through, at.versions) = (remembered.sequence, 0);
-    } else {
-        at.versions = versions;
-    }
-}
-
-fn import_answer(producer: &mut Producer, reader: &mut ChunkReader<'_>) -> Result<(), ChunkError> {
-    let (sequence, fingerprint, first_lsn) = (reader.u64()?, reader.u64()?, reader.u64()?);
-    let records = reader.u32()?;
-    let (from, count) = (reader.u32()? as usize, reader.u32()? as usize);
-    let bytes = reader.bytes(
-        count
-            .checked_mul(size_of::<u32>())
-            .ok_or(ChunkError::Short)?,
-    )?;
-    let versions: Vec<u32> = bytes
-        .chunks_exact(4)
-        .map(|v| u32::from_le_bytes([v[0], v[1], v[2], v[3]]))
-        .collect();
-    if from == 0 {
-        let answer = Answer {
-            first_lsn,
-            records,
-            versions: Versions::from(versions.as_slice()),
-        };
-        producer.remember(Remembered {
-            sequence,
-            fingerprint,
-            answer,
-        });
-        return Ok(());
-    }
-    match producer.find(sequence) {
-        Ok(at) if producer.window[at].answer.versions.len() == from => {
-            producer.window[at].answer.versions.append(&versions);
-            Ok(())
-        }
-        // its first part fell behind the window between two slices
-        Err(_) if sequence <= producer.forgotten_through => Ok(()),
-        _ => Err(ChunkError::Malformed(
-            "part of an answer without the part before",
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests;
