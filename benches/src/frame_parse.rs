@@ -138,6 +138,7 @@ fn read_http(mut bytes: &[u8], mut reply: Option<(&[u8], &mut Vec<u8>)>) -> u64 
     let limits = http::Limits {
         head_bytes_max: 16 << 10,
         body_bytes_max: 1 << 20,
+        payload_bytes_max: 1 << 20,
     };
     let mut checksum = Checksum::default();
     if let Some((_, out)) = &mut reply {

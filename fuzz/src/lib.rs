@@ -40,6 +40,7 @@ pub const NATIVE: wire::native::Limits = wire::native::Limits {
 pub const HTTP: wire::http::Limits = wire::http::Limits {
     head_bytes_max: 4096,
     body_bytes_max: 64 << 10,
+    payload_bytes_max: 32 << 10,
 };
 
 /// Places to cut a message at: all of a short one, some of a long one.

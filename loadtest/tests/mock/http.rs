@@ -13,6 +13,7 @@ pub(super) fn answer_all(input: &[u8], out: &mut Vec<u8>, store: &Mutex<Store>) 
     let limits = Limits {
         head_bytes_max: 16 << 10,
         body_bytes_max: 64 << 20,
+        payload_bytes_max: 64 << 20,
     };
     let mut consumed = 0;
     loop {

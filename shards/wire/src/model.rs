@@ -53,6 +53,14 @@ pub(crate) fn refuse_key(bytes: usize) -> Refusal {
     )
 }
 
+/// A payload that is larger than this server takes.
+pub(crate) fn refuse_payload(bytes: u64, payload_bytes_max: u32) -> Refusal {
+    Refusal::new(
+        Code::TooLarge,
+        format!("payload has {bytes} bytes: keep payloads within {payload_bytes_max}"),
+    )
+}
+
 /// What an ack of a write means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(u8)]
@@ -128,13 +136,7 @@ impl AppendRecord<'_> {
             return Err(refuse_key(self.key.len()));
         }
         if self.payload.len() > payload_bytes_max as usize {
-            return Err(Refusal::new(
-                Code::TooLarge,
-                format!(
-                    "payload has {} bytes: keep payloads within {payload_bytes_max}",
-                    self.payload.len()
-                ),
-            ));
+            return Err(refuse_payload(self.payload.len() as u64, payload_bytes_max));
         }
         if self.tombstone && !self.payload.is_empty() {
             return Err(Refusal::new(

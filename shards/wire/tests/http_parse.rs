@@ -5,6 +5,7 @@ use wire::http::*;
 const LIMITS: Limits = Limits {
     head_bytes_max: 1024,
     body_bytes_max: 64,
+    payload_bytes_max: 48,
 };
 
 /// A request with the usual fields: lines joined by CR LF, then a body.
@@ -470,6 +471,7 @@ fn refusals_that_the_connection_survives() {
     let roomy = Limits {
         head_bytes_max: 8192,
         body_bytes_max: 0,
+        payload_bytes_max: 0,
     };
     assert!(matches!(
         parse(text.as_bytes(), &roomy),
@@ -744,6 +746,26 @@ fn expect_continue() {
         &request(post, &[expect, "Content-Length: 65"], ""),
         "413 closes",
     );
+    // The head alone says that the payload is too large; what is a batch is measured by its lines.
+    let payload = "x".repeat(49);
+    for sent in ["", payload.as_str()] {
+        check(
+            &request(post, &[expect, "Content-Length: 49"], sent),
+            "413 closes: payload has 49 bytes: keep payloads within 48",
+        );
+    }
+    let most = request(post, &[expect, "Content-Length: 48"], "");
+    assert_eq!(shown(&most), "incomplete, continue");
+    let batch = request(
+        "POST /v1/streams/s/records",
+        &[
+            expect,
+            "Content-Type: application/x-ndjson",
+            "Content-Length: 49",
+        ],
+        "",
+    );
+    assert_eq!(shown(&batch), "incomplete, continue");
     let old = request(post, &[expect, "Content-Length: 2"], "").replace("1.1", "1.0");
     assert_eq!(shown(&old), "incomplete");
 }

@@ -9,6 +9,7 @@ use wire::http::{Limits, Parsed, Route, openapi, parse};
 const LIMITS: Limits = Limits {
     head_bytes_max: 4096,
     body_bytes_max: 4096,
+    payload_bytes_max: 4096,
 };
 
 fn document() -> Value {

@@ -12,6 +12,7 @@ const NATIVE: Limits = Limits {
 const HTTP: http::Limits = http::Limits {
     head_bytes_max: 4096,
     body_bytes_max: 4096,
+    payload_bytes_max: 2048,
 };
 
 #[derive(Clone, Debug)]

@@ -26,6 +26,7 @@ impl<S> Core<S> {
         let limits = http::Limits {
             head_bytes_max: 16 * 1024,
             body_bytes_max: self.shared.bounds.body_bytes_max,
+            payload_bytes_max: self.shared.bounds.payload_bytes_max,
         };
         let mut used = 0;
         while used < bytes.len() && !conn.stalled && !conn.closing && !self.must_wait(conn) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::RECORD;
-use crate::test_driver::{get, post, shard};
+use crate::test_driver::{PAYLOAD_BYTES_MAX, get, post, shard};
 
 #[test]
 fn connections_far_beyond_the_bound_are_dropped_before_they_cost_anything() {
@@ -110,4 +110,30 @@ fn a_process_that_was_stopped_does_not_blame_its_clients() {
     shard.sleep(Duration::from_secs(3600));
     shard.turns_for(Duration::from_secs(12));
     assert!(shard.heard(client).starts_with("HTTP/1.1 408"));
+}
+
+#[test]
+fn who_asks_before_sending_more_than_a_payload_may_have_is_refused_at_once() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let head = |path: &str, bytes: u32| {
+        format!(
+            "POST /v1/streams/s/records{path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/x-ndjson\r\nContent-Length: {bytes}\r\n\r\n"
+        )
+    };
+    let go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    let client = shard.connect();
+    assert_eq!(shard.ask(client, head("/k", PAYLOAD_BYTES_MAX)), go_on);
+    // Lines are measured one by one, so a batch is not refused for its length.
+    let client = shard.connect();
+    assert_eq!(shard.ask(client, head("", PAYLOAD_BYTES_MAX + 1)), go_on);
+    let client = shard.connect();
+    let problem = "{\"type\":\"urn:pinion:problem:too_large\",\"title\":\"Over the size limit\",\"status\":413,\"detail\":\"payload has 307201 bytes: keep payloads within 307200\",\"code\":\"too_large\"}";
+    assert_eq!(
+        shard.ask(client, head("/k", PAYLOAD_BYTES_MAX + 1)),
+        format!(
+            "HTTP/1.1 413 Content Too Large\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{problem}",
+            problem.len()
+        )
+    );
+    assert!(!shard.driver.clients[&client].1, "it is closed");
 }

@@ -253,6 +253,7 @@ mod tests {
         let limits = super::super::Limits {
             head_bytes_max: 1024,
             body_bytes_max: 4 * CHUNKS,
+            payload_bytes_max: 4 * CHUNKS as u32,
         };
         let head = "POST /v1/streams/s/records/k HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
         let text = format!("{head}{}0\r\n\r\n", "1\r\nx\r\n".repeat(CHUNKS));

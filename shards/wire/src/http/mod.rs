@@ -16,6 +16,7 @@ mod route;
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
+use crate::model::refuse_payload;
 use crate::{Code, Condition, ContentType, Cursor, Durability, Policy, Refusal};
 use chunked::{Measured, NotWhole};
 use head::{Framing, Head};
@@ -30,6 +31,8 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Longest body, decoded.
     pub body_bytes_max: usize,
+    /// Longest payload of a record. A client that asks before it sends a longer one is told so at once.
+    pub payload_bytes_max: u32,
 }
 
 /// What stands at the start of the bytes.
@@ -351,6 +354,15 @@ pub fn parse_on<'a>(bytes: &'a [u8], limits: &Limits, progress: &mut Progress) -
         None => route::resolve(method, target, &head),
     };
     let expects_continue = head.expects_continue && minor == 1;
+    let routed = match (routed, head.framing) {
+        // RFC 9110, section 10.1.1: the final answer, where the head suffices for it.
+        (Ok(Route::Append { .. }), Framing::Length(bytes))
+            if expects_continue && bytes > u64::from(limits.payload_bytes_max) =>
+        {
+            Err(refuse_payload(bytes, limits.payload_bytes_max).into())
+        }
+        (routed, _) => routed,
+    };
     if let (Err(rejection), true) = (&routed, expects_continue) {
         // The client holds its body back until it hears; after a refusal it may or may not send it, so the
         // connection cannot go on.
