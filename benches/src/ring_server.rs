@@ -1,7 +1,7 @@
 //! A server of one core over the shipped ring: accept, receive, answer, send.
 //!
 //! The loop is the shard's, without what a shard does: multishot accept and receive, the ring's own receive buffers, one send in flight
-//! per connection, and a spin before sleeping that yields now and then, as `turn.rs` of the shard waits. What an answer
+//! per connection, and a spin before sleeping that yields now and then, as `turn/waiting.rs` of the shard does. What an answer
 //! is, the caller says.
 //!
 //! Invariants: a connection's replies leave in the order of its requests; its slot is used again only when nothing of it is

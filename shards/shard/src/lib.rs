@@ -1,9 +1,9 @@
 //! One core's turn: connections, requests, one log with its index, over a [`driver::Driver`]; and the engine that starts and
 //! drains all of them.
 //!
-//! Reading order: `turn` (the loop) → `input`, `native_input`, `http_input` (bytes to work) → `partition` (what an append
-//! means) → `log` (batches to the device) → `outbox` (why an ack waits) → `owner`, `reads`, `scans` (reads) → `hop`,
-//! `jobs` (crossing shards) → `recover`, `replay`, `checkpointer` (restart) → `engine` (threads, ports, memory).
+//! Reading order: `turn` (the loop) → `input`, `native_input`, `http_input`, `append_split` (bytes to work) → `partition`
+//! (what an append means) → `log` (batches to the device) → `outbox` (why an ack waits) → `owner`, `reads`, `scans` (reads)
+//! → `hop`, `jobs` (crossing shards) → `recover`, `replay`, `checkpointer` (restart) → `engine` (threads, ports, memory).
 //!
 //! It does not know flags, config files or how a banner looks.
 
