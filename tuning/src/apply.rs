@@ -250,14 +250,16 @@ impl Run<'_> {
     fn finish(&mut self) -> Result<(), Stop> {
         let Request { system, state, .. } = self.request;
         self.journal.phase = Phase::Applied;
-        for entry in &mut self.journal.entries {
-            entry.after = entry.target.read(system).ok();
-        }
-        self.journal.entries.retain(|entry| {
-            entry
-                .after
-                .as_ref()
-                .is_some_and(|after| *after != entry.before)
+        // What went away has nothing to put back. What cannot be read just now was changed all the same: its old value stays
+        // known, or nobody could bring it back.
+        self.journal.entries.retain_mut(|entry| {
+            let now = entry.target.read(system);
+            let stays = match &now {
+                Ok(after) => *after != entry.before,
+                Err(error) => error.kind() != io::ErrorKind::NotFound,
+            };
+            entry.after = now.ok();
+            stays
         });
         if self.journal.entries.is_empty() {
             return Journal::remove(system, state).map_err(Stop::Journal);

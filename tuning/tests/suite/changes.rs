@@ -9,7 +9,7 @@ use tuning::settings::{Base, Profile};
 use tuning::system::System;
 use tuning::verify::verify;
 
-use crate::support::{MACHINES, STATE, content, machine, request};
+use crate::support::{Fault, Faulty, MACHINES, STATE, content, machine, request};
 
 /// A recorded machine with some of its settings changed to other numbers.
 fn shuffled(which: usize, changes: &[(usize, u32)]) -> (Recorded, &'static str) {
@@ -214,5 +214,23 @@ fn without_the_capability_nothing_is_begun() {
     let profile = Profile::built_in(Base::Throughput);
     let error = apply(request(&machine, "/", &profile)).expect_err("an ordinary user");
     assert!(error.to_string().contains("run it as root"), "{error}");
+    assert_eq!(content(&machine), before);
+}
+
+#[test]
+fn a_setting_that_cannot_be_read_at_the_end_is_put_back_all_the_same() {
+    const FIRST: &str = "/proc/sys/vm/swappiness";
+    let (machine, data) = machine("ec2-16core-ena");
+    let before = content(&machine);
+    let profile = Profile::built_in(Base::Throughput);
+    let whole = machine.clone();
+    let counting = Faulty::new(&whole, Fault::Panic, usize::MAX);
+    apply(request(&counting, data, &profile)).expect("nothing fails here");
+    // The last write is that of the journal; the one before it is the last setting's.
+    let last_setting = counting.writes.get() - 2;
+    let faulty = Faulty::new(&machine, Fault::Unreadable(FIRST), last_setting);
+    apply(request(&faulty, data, &profile)).expect("all of it is in force");
+    assert_ne!(content(&machine), before);
+    revert(&machine, STATE, Conflict::Refuse).expect("its old value is known");
     assert_eq!(content(&machine), before);
 }

@@ -87,6 +87,8 @@ pub enum Fault {
     DeathBefore,
     /// The process ends behind it.
     DeathBehind,
+    /// It and what follows are done, and this file cannot be read any more.
+    Unreadable(&'static str),
     /// There must be none.
     Panic,
 }
@@ -126,6 +128,7 @@ impl<'a> Faulty<'a> {
             return write();
         }
         match self.fault {
+            Fault::Unreadable(_) => write(),
             Fault::Errno(number) => Err(io::Error::from_raw_os_error(number)),
             Fault::Panic => panic!("nothing may be written here"),
             Fault::DeathBefore => {
@@ -145,6 +148,12 @@ impl<'a> Faulty<'a> {
 impl System for Faulty<'_> {
     fn read(&self, path: &str) -> io::Result<String> {
         self.alive()?;
+        if let Fault::Unreadable(unreadable) = self.fault
+            && self.writes.get() > self.at
+            && path == unreadable
+        {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.machine.read(path)
     }
 
