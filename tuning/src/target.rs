@@ -142,9 +142,10 @@ impl Target {
     /// something went wrong: the setting is then left out.
     #[must_use]
     pub fn is_refusal_of_the_device(&self, error: &io::Error) -> bool {
+        // EIO on an affinity, since Linux 6.11 EPERM: the kernel manages that interrupt itself (NVMe, some cards). Who is not
+        // root does not come so far, the file cannot be opened then (EACCES).
         let managed = matches!(self, Target::File { path, .. }
-            if path.starts_with("/proc/irq/") && error.raw_os_error() == Some(5));
-        // EIO on an affinity: the kernel manages that interrupt itself (NVMe, some cards).
+            if path.starts_with("/proc/irq/") && matches!(error.raw_os_error(), Some(5 | 1)));
         managed
             || matches!(
                 error.kind(),
@@ -174,6 +175,23 @@ mod tests {
             for text in texts {
                 assert_eq!(shape.canonical(text), one, "{text:?}");
             }
+        }
+    }
+
+    #[test]
+    fn an_interrupt_that_the_kernel_manages_is_left_out_and_a_missing_right_is_not() {
+        let affinity = Target::words("/proc/irq/7/smp_affinity_list");
+        let other = Target::words("/proc/sys/vm/swappiness");
+        let (eio, eperm, eacces) = (5, 1, 13);
+        for (target, errno, refused) in [
+            (&affinity, eio, true),
+            (&affinity, eperm, true),
+            (&affinity, eacces, false),
+            (&other, eio, false),
+            (&other, eperm, false),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(target.is_refusal_of_the_device(&error), refused, "{errno}");
         }
     }
 
