@@ -67,6 +67,7 @@ class Server:
             self.log.write(line)
             if "is serving" in line:
                 break
+        self.log.flush()
         self.ready_seconds = time.monotonic() - self.started
 
     def metric(self, name):
@@ -371,6 +372,9 @@ def write_down(bench, columns):
         for row in bench.rows:
             out.write("| " + " | ".join(row) + " |\n")
         out.write("\n")
+    # Commands are kept as they are typed in a clone, wherever this one lies.
+    for file in bench.folder.iterdir():
+        file.write_text(file.read_text().replace(f"{REPO}/", ""))
 
 
 def main():
