@@ -57,6 +57,8 @@ mod space;
 #[cfg(test)]
 mod space_tests;
 mod spin;
+#[cfg(test)]
+mod starts_tests;
 mod store;
 mod streams;
 #[cfg(test)]

@@ -235,13 +235,18 @@ impl<D: Driver> Shard<D> {
         let Some((oldest, second)) = log.oldest_sealed() else {
             return;
         };
+        if oldest.end_unknown {
+            return self.space_stuck(
+                oldest.segment,
+                "its last batch cannot be read, nor the first of the next",
+            );
+        }
         let walk = Walk {
             segment: oldest.segment,
             generation: oldest.generation,
             file: oldest.file,
             offset: BLOCK_BYTES as u32,
-            // 0 where the first batch does not verify.
-            next_lsn: oldest.first_lsn.max(1),
+            next_lsn: oldest.first_lsn,
             end_lsn: second.first_lsn,
             walked: 0,
             worth: 0,

@@ -226,6 +226,15 @@ pub fn find_batch(
     headers(identity, header, bytes, bytes_offset).next()
 }
 
+/// Every batch of a whole segment whose headers verify, in file order, whatever the chain.
+pub fn batches(
+    identity: &LogIdentity,
+    header: &segment::SegmentHeader,
+    bytes: &[u8],
+) -> impl Iterator<Item = BatchInfo> {
+    headers(identity, header, bytes, 0)
+}
+
 /// Every block at or after `from` that starts with batch headers which verify and belong there.
 fn headers(
     identity: &LogIdentity,

@@ -58,10 +58,27 @@ pub struct SegmentFile {
     pub file: FileId,
     pub segment: u32,
     pub generation: u32,
-    /// First lsn in it, 0 while nothing is.
+    /// First lsn in it, 0 while nothing is. Where its first batch cannot be read: the lsn behind the segment before it.
     pub first_lsn: u64,
     /// Log time of its first batch, 0 while there is none.
     pub first_time_us: u64,
+    /// Damage hides where it ends: it must not be given up at the lsn that the next one seems to begin with.
+    pub end_unknown: bool,
+}
+
+impl SegmentFile {
+    /// Nothing is in it yet.
+    pub fn empty(slot: u32, file: FileId, segment: u32, generation: u32) -> SegmentFile {
+        SegmentFile {
+            slot,
+            file,
+            segment,
+            generation,
+            first_lsn: 0,
+            first_time_us: 0,
+            end_unknown: false,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -264,14 +281,7 @@ impl Log {
 
     /// A log that is not recovered yet: refuses everything.
     pub fn recovering(identity: LogIdentity, segment_bytes: u64, pool: BufferPool) -> Log {
-        let nowhere = SegmentFile {
-            slot: 0,
-            file: UNMADE,
-            segment: 1,
-            generation: 0,
-            first_lsn: 0,
-            first_time_us: 0,
-        };
+        let nowhere = SegmentFile::empty(0, UNMADE, 1, 0);
         let start = LogStart {
             identity,
             epoch: 1,
@@ -413,6 +423,10 @@ impl Log {
             .find(|s| s.segment == segment)
             && s.first_lsn == 0
         {
+            debug_assert_eq!(
+                offset as usize, BLOCK_BYTES,
+                "a segment begins with its first batch"
+            );
             s.first_lsn = first_lsn;
             s.first_time_us = self.log_time_us;
         }

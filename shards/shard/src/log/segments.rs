@@ -46,11 +46,7 @@ impl Log {
     pub fn first_lsn(&self) -> u64 {
         match self.segments.front() {
             Some(front) if front.first_lsn != 0 => front.first_lsn,
-            Some(front) if front.segment == self.writer.chain().segment => {
-                self.writer.chain().next_lsn
-            }
-            // Unreadable: whoever comes there finds out.
-            _ => 1,
+            _ => self.writer.chain().next_lsn,
         }
     }
 
@@ -157,14 +153,8 @@ impl Log {
             self.segment_bytes,
             self.keys_hint,
         );
-        let made = SegmentFile {
-            slot,
-            file: old.map_or(UNMADE, |o| o.file),
-            segment,
-            generation,
-            first_lsn: 0,
-            first_time_us: 0,
-        };
+        let file = old.map_or(UNMADE, |o| o.file);
+        let made = SegmentFile::empty(slot, file, segment, generation);
         self.pending = Some((made, old));
         let recycle = old.map(|o| o.file).filter(|file| *file != UNMADE);
         driver.prepare_segment(

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod reads;
 mod segments;
+mod starts;
 mod wipe;
 
 use std::collections::BTreeMap;
@@ -241,7 +242,7 @@ impl<D: Driver> Shard<D> {
                 spare.push(segment)
             }
         }
-        self.first_lsns(&mut live, config)?;
+        self.find_starts(&mut live, &at, config)?;
         if live.is_empty() {
             live.push(self.first_segment(&mut spare, next_slot, config)?);
         }

@@ -34,14 +34,7 @@ impl<D: Driver> Shard<D> {
         let mut keys_hint = (0, 0);
         for &(slot, file, bytes) in &files.segments {
             if bytes < 2 * BLOCK_BYTES as u64 {
-                spare.push(SegmentFile {
-                    slot,
-                    file: UNMADE,
-                    segment: 0,
-                    generation: 0,
-                    first_lsn: 0,
-                    first_time_us: 0,
-                });
+                spare.push(SegmentFile::empty(slot, UNMADE, 0, 0));
                 continue;
             }
             let block = self.read_all(
@@ -68,14 +61,7 @@ impl<D: Driver> Shard<D> {
                 Ok(header)
                     if header.identity == config.identity && bytes >= header.segment_bytes =>
                 {
-                    let found = SegmentFile {
-                        slot,
-                        file,
-                        segment: header.segment,
-                        generation: header.generation,
-                        first_lsn: 0,
-                        first_time_us: 0,
-                    };
+                    let found = SegmentFile::empty(slot, file, header.segment, header.generation);
                     let keys = SegmentHeader::keys_hint(&block[..BLOCK_BYTES]);
                     keys_hint = keys_hint.max((header.segment, keys));
                     if let Some(twin) = segments.insert(header.segment, found) {
@@ -97,14 +83,7 @@ impl<D: Driver> Shard<D> {
                     return Err(RecoverError::Damage(why));
                 }
                 // Never used: the header comes last when a file is made, and no batch was ever written behind it.
-                Err(_) if unused => spare.push(SegmentFile {
-                    slot,
-                    file: UNMADE,
-                    segment: 0,
-                    generation: 0,
-                    first_lsn: 0,
-                    first_time_us: 0,
-                }),
+                Err(_) if unused => spare.push(SegmentFile::empty(slot, UNMADE, 0, 0)),
                 Err(error) => {
                     let why = format!(
                         "segment-{slot:08}.seg at offset 0: {error}, but it holds batches; run `pinion verify` on the data directory"
@@ -118,33 +97,6 @@ impl<D: Driver> Shard<D> {
             spare,
             keys_hint: keys_hint.1,
         })
-    }
-
-    /// First lsn of each live segment, for scans.
-    pub(super) fn first_lsns(
-        &mut self,
-        live: &mut [SegmentFile],
-        config: &RecoverConfig,
-    ) -> Result<(), RecoverError> {
-        for segment in live {
-            let block = self.read_all(
-                segment.file,
-                BLOCK_BYTES as u64,
-                BLOCK_BYTES,
-                "the first batch of a segment",
-            )?;
-            let header = segment.header(config);
-            if let Ok(info) = scan::batch_at(
-                &config.identity,
-                &header,
-                BLOCK_BYTES as u32,
-                &block[..BLOCK_BYTES],
-            ) {
-                segment.first_lsn = info.first_lsn;
-                segment.first_time_us = info.log_time_us;
-            }
-        }
-        Ok(())
     }
 
     /// A new log: make its first segment.
@@ -172,14 +124,7 @@ impl<D: Driver> Shard<D> {
                     Event::SegmentReady {
                         result: Ok(file), ..
                     } => {
-                        return Ok(SegmentFile {
-                            slot,
-                            file,
-                            segment: 1,
-                            generation,
-                            first_lsn: 0,
-                            first_time_us: 0,
-                        });
+                        return Ok(SegmentFile::empty(slot, file, 1, generation));
                     }
                     Event::SegmentReady {
                         result: Err(error), ..
