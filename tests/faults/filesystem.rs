@@ -291,6 +291,83 @@ fn a_full_disk_refuses_writes_until_there_is_space() {
     run(&mut pinion(&["verify", path_text(data.path())]), 0);
 }
 
+/// The log alone fills the disk, with versions that nobody can ask for any more: nobody has to come and make room.
+#[test]
+fn a_disk_that_the_log_has_filled_takes_writes_again_by_itself() {
+    let data = directory();
+    let Some(_ground) = Ground::on_disk("filled by the log", data.path(), 64) else {
+        return;
+    };
+    let mut acked = Acked::default();
+    // Without compaction it fills up for certain.
+    let server = Server::start_with(data.path(), SHARDS.into(), &["--space-amplification", "0"]);
+    let policy = server.http().call(
+        "PUT",
+        "/v1/streams/s",
+        &["Content-Type: application/json"],
+        r#"{"history_depth":1}"#,
+    );
+    assert_eq!(policy.status / 100, 2, "{}", policy.text());
+    for shard in 0..SHARDS {
+        // One key at the very front of each log, which must not be given up with what lies around it.
+        let cold = keys(shard).nth(30).expect("endless");
+        assert_eq!(
+            acked.append(&mut server.http(), &cold, vec![b'c'; 100_000]),
+            None
+        );
+    }
+    // The shards in turns, so that each has its half; three keys of each over and over.
+    let mut http = server.http();
+    let mut full = [false; SHARDS as usize];
+    for number in 0.. {
+        let shard = number % SHARDS;
+        let key = keys(shard)
+            .nth(usize::from(number / SHARDS) % 3)
+            .expect("endless");
+        let status = acked.append(&mut http, &key, vec![number as u8; 200_000]);
+        full[usize::from(shard)] = status.is_some();
+        if full == [true; SHARDS as usize] {
+            break;
+        }
+        assert!(number < 2_000, "the disk does not fill up");
+    }
+    let mut server = server;
+    for clean in [false, true] {
+        if clean {
+            server.stop();
+        } else {
+            server.kill();
+        }
+        server = Server::start(data.path(), SHARDS.into());
+        acked.assert_readable(&server, "full, after a restart");
+        let (mut http, since) = (server.http(), Instant::now());
+        let mut refused = 0;
+        for number in 0..200 {
+            let shard = number % SHARDS;
+            let key = keys(shard).nth(usize::from(number) % 3).expect("endless");
+            eventually("writes to resume", || {
+                let status = acked.append(&mut http, &key, vec![number as u8; 200_000]);
+                assert!(matches!(status, None | Some(507)), "{status:?}");
+                refused += u32::from(status.is_some());
+                status.is_none().then_some(())
+            });
+        }
+        println!(
+            "40 MB over a full disk of 64 in {:?}, {refused} refusals",
+            since.elapsed()
+        );
+        acked.assert_readable(&server, "after compaction");
+    }
+    let wrote = |server: &Server| -> f64 {
+        (0..SHARDS)
+            .map(|shard| server.metric("pinion_segments_recycled_total", shard.into()))
+            .sum()
+    };
+    assert!(wrote(&server) > 0.0, "files were used again");
+    server.stop();
+    run(&mut pinion(&["verify", path_text(data.path())]), 0);
+}
+
 /// A new store whose shard 0 has its log on a ground of its own. None: there is no ground to be had.
 fn store_with_a_log_apart(
     data: &Path,

@@ -134,6 +134,15 @@ impl Checkpointer {
         (entries + 3) * PAGE_BYTES as u64
     }
 
+    /// What a checkpoint may come to while the open segment and those ahead are filled, if keys go on coming as they did.
+    pub(crate) fn bytes_to_reserve(&self, partition: &Partition) -> u64 {
+        let segment = partition.log.segment_bytes();
+        let now = Checkpointer::bytes_of_next(partition).max(self.bytes);
+        let log = partition.space.record_bytes.max(segment);
+        let more = u128::from(now) * u128::from(3 * segment) / u128::from(log);
+        now + more as u64 + segment / 8
+    }
+
     /// Enough segments wait for checkpoints that let go of them.
     fn is_wanted_for_space(partition: &Partition) -> bool {
         let waiting = partition.log.released_segments() as u64 * partition.log.segment_bytes();
@@ -142,7 +151,7 @@ impl Checkpointer {
                 .log
                 .segment_bytes()
                 .max(2 * Checkpointer::bytes_of_next(partition))
-            || (waiting > 0 && partition.log.disk_full())
+            || (waiting > 0 && partition.log.is_tight())
     }
 
     /// The last checkpoint holds everything that the log does.

@@ -190,13 +190,15 @@ pub trait Driver {
     /// Read `len` bytes (block multiples) at `offset` into `buffer`.
     fn read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize, token: u64);
     /// In the background: create (or take over `recycle`) the segment file of `slot`, make every block written and
-    /// `header` durable in its first block. Answered by `SegmentReady`.
+    /// `header` durable in its first block. A new one is made only where each checkpoint file has, or gets, room for
+    /// `checkpoint_bytes`. Answered by `SegmentReady`.
     fn prepare_segment(
         &mut self,
         slot: u32,
         recycle: Option<FileId>,
         segment_bytes: u64,
         header: Vec<u8>,
+        checkpoint_bytes: u64,
         token: u64,
     );
     /// Fill segments so from now on, also one that is being prepared. Returns what was seen of it so far.
@@ -219,4 +221,6 @@ pub struct LogFiles {
     pub segments: Vec<(u32, FileId, u64)>,
     /// The two checkpoint files, written in turns.
     pub checkpoints: [Option<FileId>; 2],
+    /// The filesystem has no room for more segment files.
+    pub no_room: bool,
 }

@@ -22,6 +22,8 @@ mod dedup;
 pub mod driver;
 pub mod engine;
 pub mod fill_pace;
+#[cfg(test)]
+mod full_disk_tests;
 mod gauges;
 mod held;
 mod hop;

@@ -17,7 +17,7 @@ use wal::BLOCK_BYTES;
 
 use crate::driver::FileId;
 use crate::fill_pace::{DeviceRate, Fill, FillPace, FillSeen};
-use crate::store::segment_path;
+use crate::store::{checkpoint_paths, segment_path};
 
 /// How long a descriptor is waited for, and how often it is asked for.
 const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(2);
@@ -33,6 +33,8 @@ pub struct SegmentJob {
     pub segment_bytes: u64,
     /// First block.
     pub header: Vec<u8>,
+    /// Room that each checkpoint file must have before a new segment may take any.
+    pub checkpoint_bytes: u64,
     /// Comes back with the result.
     pub token: u64,
     /// Where the result goes.
@@ -112,6 +114,12 @@ impl Drop for Preparer {
 }
 
 fn prepare(directory: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
+    // A log that fills the disk must still be able to write the checkpoints that let go of its oldest segments.
+    if job.recycle.is_none() {
+        for path in checkpoint_paths(directory) {
+            with_patience(|| uring::file::reserve(&path, job.checkpoint_bytes))?;
+        }
+    }
     let path = segment_path(directory, job.slot);
     let made = make(&path, job, pace);
     if made.is_err() && job.recycle.is_none() {
@@ -239,6 +247,7 @@ mod tests {
             recycle: None,
             segment_bytes: SEGMENT_BYTES,
             header: vec![7; BLOCK_BYTES],
+            checkpoint_bytes: 1 << 20,
             token: 1,
             done,
             waker: ring.expect("a ring").waker().expect("a waker"),

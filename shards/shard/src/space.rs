@@ -21,6 +21,7 @@ use wal::chain::ChainPoint;
 use wal::scan;
 
 use crate::driver::{Driver, FileId};
+use crate::log::Blocked;
 use crate::token::Token;
 use crate::turn::Shard;
 use crate::worth::Worth;
@@ -39,6 +40,9 @@ const SLICE_BYTES: u64 = 128 * 1024;
 const RETRY_NS: u64 = 1_000_000_000;
 /// A segment that stays for what cannot be read in it is walked again so often: it may have been written anew.
 const KEPT_RETRY_NS: u64 = 10_000_000_000;
+
+/// On a full disk a segment's share so large that is dead is worth a walk.
+const TIGHT_SEGMENT_SHARE: u64 = 16;
 
 /// A segment on its way out.
 struct Walk {
@@ -104,6 +108,8 @@ pub struct Space {
     stuck: bool,
     /// The oldest segment stays for records that cannot be read.
     keeps: bool,
+    /// A copy stands in line for a batch buffer.
+    waits: bool,
     /// The segment that was told about.
     told: u32,
     /// For the metrics.
@@ -128,6 +134,7 @@ impl Space {
             not_before_ns: 0,
             stuck: false,
             keeps: false,
+            waits: false,
             told: 0,
             released: 0,
             relocated_bytes: 0,
@@ -138,10 +145,16 @@ impl Space {
     /// A chunk waits to be walked and there is budget for it.
     pub fn is_busy(&self) -> bool {
         match self.stage {
-            Stage::Walking(..) => self.walk_bytes > 0 && self.copy_bytes > 0,
+            Stage::Walking(..) => self.walk_bytes > 0 && self.copy_bytes > 0 && !self.waits,
             Stage::Search(..) => true,
             _ => false,
         }
+    }
+
+    /// Begin no walk for a while.
+    #[cfg(test)]
+    pub fn hold(&mut self, hold: bool) {
+        self.not_before_ns = if hold { u64::MAX } else { 0 };
     }
 
     /// Nothing can be freed.
@@ -168,9 +181,29 @@ impl<D: Driver> Shard<D> {
         if now_ns - self.space.refilled_ns >= REFILL_NS {
             self.refill(now_ns);
         }
+        let waited = std::mem::replace(&mut self.space.waits, false);
         if self.stopping || self.core.partition.log.failed().is_some() {
+            if waited {
+                self.core.space_leaves_line();
+            }
             return;
         }
+        if !waited {
+            self.work_stage();
+        } else if self.core.begin_turn_of_space() {
+            let copied = self.space.relocated_records;
+            self.work_stage();
+            let got = !self.space.waits || self.space.relocated_records > copied;
+            self.core.end_turn_of_space(got);
+        } else {
+            self.space.waits = true;
+        }
+        if self.space.waits {
+            self.core.space_waits();
+        }
+    }
+
+    fn work_stage(&mut self) {
         match std::mem::replace(&mut self.space.stage, Stage::Idle) {
             Stage::Idle => {}
             Stage::Reading(walk) => self.space.stage = Stage::Reading(walk),
@@ -218,12 +251,11 @@ impl<D: Driver> Shard<D> {
         }
         let counts = &partition.space;
         let alive = counts.record_bytes.saturating_sub(counts.dead_bytes);
-        // Where the disk is full, a seventh of the log is worth the work.
-        let percent = match partition.log.disk_full() {
-            true => self.space.amplification_percent.min(115),
-            false => self.space.amplification_percent,
-        };
-        counts.record_bytes > alive.saturating_mul(percent) / 100
+        // Where the disk is full all is worth the work that lets more be said than was kept for saying it.
+        let tight = partition.log.is_tight()
+            && counts.dead_bytes >= partition.log.segment_bytes() / TIGHT_SEGMENT_SHARE;
+        tight
+            || counts.record_bytes > alive.saturating_mul(self.space.amplification_percent) / 100
             || partition
                 .all_older_than_us()
                 .is_some_and(|oldest_us| second.first_time_us < oldest_us)
@@ -436,8 +468,12 @@ impl<D: Driver> Shard<D> {
                             self.space.relocated_records += 1;
                             self.space.copy_bytes = self.space.copy_bytes.saturating_sub(bytes);
                         }
-                        // Room comes with time: the turn goes on without us.
-                        Err(_blocked) => {
+                        Err(Blocked::Buffers) => {
+                            self.space.waits = true;
+                            return Ok(false);
+                        }
+                        // Room comes with time.
+                        Err(_) => {
                             self.space.copy_bytes = 0;
                             return Ok(false);
                         }

@@ -43,6 +43,8 @@ pub struct TestDriver {
     pub fail_writes: bool,
     /// Segments cannot be made, for this reason.
     pub fail_segments: Option<io::ErrorKind>,
+    /// With so many files the disk is full: those that are there can be used again.
+    pub files_max: usize,
     /// Added to the wall clock.
     pub clock_off_us: i64,
     /// Longest read that was asked for.
@@ -65,6 +67,7 @@ impl TestDriver {
             hold_writes: false,
             fail_writes: false,
             fail_segments: None,
+            files_max: usize::MAX,
             clock_off_us: 0,
             longest_read: 0,
             reads: Vec::new(),
@@ -225,12 +228,19 @@ impl Driver for TestDriver {
         recycle: Option<FileId>,
         segment_bytes: u64,
         header: Vec<u8>,
+        _: u64,
         token: u64,
     ) {
         if let Some(kind) = self.fail_segments {
             return self.events.push(Event::SegmentReady {
                 token,
                 result: Err(kind.into()),
+            });
+        }
+        if recycle.is_none() && self.files.len() >= self.files_max {
+            return self.events.push(Event::SegmentReady {
+                token,
+                result: Err(io::ErrorKind::StorageFull.into()),
             });
         }
         let file = recycle.unwrap_or_else(|| {
@@ -352,6 +362,7 @@ fn one_of(
     let mut known = LogFiles {
         segments: Vec::new(),
         checkpoints: [Some(FileId(0)), Some(FileId(1))],
+        no_room: false,
     };
     for (slot, bytes) in files.iter().skip(2).enumerate() {
         known

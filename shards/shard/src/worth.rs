@@ -12,7 +12,7 @@ use wal::extension::{self, Relocated};
 use wal::record::{Kind, NewRecord, RecordView};
 use wal::{Link, Location};
 
-use crate::log::Blocked;
+use crate::log::{Blocked, Claim};
 use crate::partition::Partition;
 
 /// What is known of the bytes in the log. An estimate: it decides when compaction looks, never what it frees.
@@ -300,7 +300,7 @@ impl Partition {
         if self.index.len() >= self.index.capacity_keys() && self.index.get(digest).is_none() {
             return Err(Blocked::Index);
         }
-        self.log.make_room(bytes, bytes)?;
+        self.log.make_room(bytes, bytes, Claim::Copy)?;
         let appended = self.log.append(&NewRecord {
             kind: record.kind,
             content_type: record.content_type,

@@ -273,6 +273,7 @@ impl Driver for SimDriver {
         recycle: Option<FileId>,
         segment_bytes: u64,
         header: Vec<u8>,
+        _: u64,
         token: u64,
     ) {
         let shared = Rc::clone(&self.machine);

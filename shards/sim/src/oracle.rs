@@ -38,6 +38,8 @@ pub struct Oracle {
     acked_at: HashMap<(u32, u64), usize>,
     /// The device has failed a read or lied in this life: a read may be refused for damage.
     pub media_failed: bool,
+    /// Lives in which a disk operation failed.
+    pub failing_lives: HashSet<u32>,
     /// What the last restart showed, by log and lsn.
     truth: Vec<BTreeMap<u64, Seen>>,
     /// Limits in bytes, and what they have ended.

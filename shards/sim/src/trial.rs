@@ -176,6 +176,9 @@ impl Trial {
     /// What is wrong with a last reply.
     pub fn crash(&mut self, mode: CrashMode) -> Result<(), Broken> {
         let failing = self.host.machine.borrow().fault_hit.is_some();
+        if failing {
+            self.oracle.failing_lives.insert(self.life);
+        }
         for number in std::mem::take(&mut self.unheard) {
             self.oracle.appends[number].unheard = failing;
         }

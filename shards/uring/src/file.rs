@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,36 @@ pub fn preallocate(file: &OwnedFd, bytes: u64) -> io::Result<()> {
     .map(|_| ())
 }
 
+/// Reserve the first `bytes` of disk for the file at `path`, whose length and contents stay as they are: writes there find
+/// room on a disk that has become full. Where the filesystem cannot, nothing is reserved.
+///
+/// # Errors
+/// `StorageFull` where there is not that much; nothing is taken then.
+pub fn reserve(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = open_direct(path, true)?;
+    let has = std::fs::metadata(path)?.blocks() * 512;
+    if has >= bytes {
+        return Ok(());
+    }
+    // A fallocate that fails for want of space keeps what it got until then.
+    if crate::limits::free_bytes(path)? < bytes - has {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let length = signed(bytes)?;
+    // SAFETY: no pointers are passed.
+    let reserved = retry(|| unsafe {
+        libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, length) as isize
+    });
+    match reserved {
+        Err(error) if is_unsupported(&error) => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
 /// fallocate + write zeroes over every byte (O_DIRECT, in slices, several in flight not needed) + fdatasync.
 ///
 /// Afterwards a write anywhere in the file changes data blocks only, so RWF_DSYNC needs no journal commit.
@@ -99,9 +129,7 @@ impl ZeroFill<'_> {
         retry(|| unsafe { libc::ftruncate(file.as_raw_fd(), 0) as isize })?;
         let reserved = match preallocate(file, bytes) {
             // A filesystem without fallocate allocates as it is written.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
-                false
-            }
+            Err(error) if is_unsupported(&error) => false,
             result => result.map(|()| true)?,
         };
         Ok(ZeroFill {

@@ -247,6 +247,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Writer<B> {
         self.chain.offset = BLOCK_BYTES as u32;
     }
 
+    /// Bytes that batches can still take: of this segment behind what is sealed and open, and of those ahead.
+    pub fn bytes_left(&self) -> u64 {
+        let open = match self.buffer {
+            Some(_) => layout::whole_blocks(BATCH_HEADER_BYTES + self.body_bytes),
+            None => 0,
+        };
+        let here = u64::from(self.current.bytes - self.chain.offset).saturating_sub(open as u64);
+        let ahead = self
+            .ahead
+            .iter()
+            .map(|next| u64::from(next.bytes) - BLOCK_BYTES as u64);
+        here + ahead.sum::<u64>()
+    }
+
     /// Whether a batch is open.
     pub fn is_open(&self) -> bool {
         self.buffer.is_some()

@@ -22,6 +22,8 @@ pub(super) enum Waiter {
     Connection(ConnId),
     /// The first of the other shards' requests.
     Inbound,
+    /// Compaction, with a record to copy.
+    Space,
 }
 
 impl<S> Core<S> {
@@ -121,6 +123,12 @@ impl<S> Core<S> {
                     }
                     served
                 }
+                Waiter::Space => {
+                    // It works behind the requests of a turn.
+                    self.line.push_front(first);
+                    self.partition.log.stand_in_line(true, false);
+                    return;
+                }
             };
             let waits_on = self.line.len() > others;
             if waits_on && !got {
@@ -132,6 +140,40 @@ impl<S> Core<S> {
             if waits_on && !got {
                 return;
             }
+        }
+    }
+
+    /// Compaction waits for room like a request; once.
+    pub(crate) fn space_waits(&mut self) {
+        if !self.line.contains(&Waiter::Space) {
+            self.wait_in_line(Waiter::Space);
+        }
+    }
+
+    /// Compaction does not wait any more.
+    pub(crate) fn space_leaves_line(&mut self) {
+        self.line.retain(|waiter| *waiter != Waiter::Space);
+        self.partition
+            .log
+            .stand_in_line(!self.line.is_empty(), false);
+    }
+
+    /// Whether compaction is the first in line; it may take room then, until `end_turn_of_space`.
+    pub(crate) fn begin_turn_of_space(&mut self) -> bool {
+        let first = self.line.front() == Some(&Waiter::Space);
+        if first {
+            self.partition.log.stand_in_line(true, true);
+        }
+        first
+    }
+
+    /// `got`: it has what it waited for, or needs it no more, and the next in line follow. It stays the first otherwise.
+    pub(crate) fn end_turn_of_space(&mut self, got: bool) {
+        if got {
+            self.space_leaves_line();
+            self.work_line();
+        } else {
+            self.partition.log.stand_in_line(true, false);
         }
     }
 

@@ -169,7 +169,10 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
         );
     }
     let features = ring.features().clone();
-    let mut files = LogFiles::default();
+    let mut files = LogFiles {
+        no_room: log.no_room,
+        ..LogFiles::default()
+    };
     let mut open: Vec<OwnedFd> = Vec::new();
     for (slot, file, bytes) in log.segments {
         files

@@ -5,6 +5,7 @@
 //! failed or short write nothing becomes durable here again. It does not know requests, keys or connections.
 
 mod kept;
+mod room;
 mod segments;
 
 use std::collections::VecDeque;
@@ -22,8 +23,8 @@ use crate::fill_pace::LogRate;
 use crate::profile::LARGE_WRITES_IN_FLIGHT;
 use crate::token::Token;
 
+use segments::ready;
 pub use segments::segment_header;
-use segments::{is_full, ready};
 
 /// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
 const SMALL_BATCH_BYTES: usize = 128 * 1024;
@@ -34,6 +35,17 @@ const UNIT_BUFFERS: (usize, usize) = (3, 4);
 /// Of a file that a crash left half made: it is made again from scratch, under its old name.
 pub const UNMADE: FileId = FileId(u32::MAX);
 
+/// Whom an append is for. Where no new segment can be made, the last room is kept for what makes space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// New data.
+    Data,
+    /// A tombstone or a policy: it may be what lets go of something.
+    Freeing,
+    /// A copy that compaction makes, so that a whole segment can go.
+    Copy,
+}
+
 /// Why an append cannot be taken now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blocked {
@@ -41,7 +53,7 @@ pub enum Blocked {
     Buffers,
     /// The next segment is being prepared.
     Segment,
-    /// No segment can be prepared: the disk is full.
+    /// No segment can be prepared, the disk is full, and what room is left is not for this.
     DiskFull,
     /// No segment can be prepared for another reason; it is tried again.
     NoSegment,
@@ -140,8 +152,11 @@ pub struct Log {
     pub recycled: u64,
     marked_lsn: u64,
     failed: Option<String>,
-    /// Why the last segment could not be made; None once one could.
+    /// Why no new file could be made for a segment; None once one could. Files that are used again do not count.
     no_segment: Option<std::io::Error>,
+    /// An append was refused for that, and nothing has made room since.
+    refused: bool,
+    checkpoint_bytes: u64,
     pub bytes_written: u64,
     log_time_us: u64,
     rate: LogRate,
@@ -180,6 +195,8 @@ pub struct LogStart {
     pub next_slot: u32,
     pub segment_bytes: u64,
     pub segments_ahead: usize,
+    /// The filesystem has no room for more segment files: known before the first one is tried.
+    pub no_room: bool,
     /// Small batches are started so far apart under load.
     pub commit_window: Duration,
     /// Large batches that are on their way to the device at once.
@@ -225,7 +242,11 @@ impl Log {
             recycled: 0,
             marked_lsn: 0,
             failed: None,
-            no_segment: None,
+            no_segment: start
+                .no_room
+                .then(|| std::io::ErrorKind::StorageFull.into()),
+            refused: false,
+            checkpoint_bytes: 0,
             bytes_written: 0,
             log_time_us: start.chain.log_time_us,
             rate: LogRate::default(),
@@ -251,14 +272,6 @@ impl Log {
     }
     pub fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
-    }
-    /// The disk has no room for another segment.
-    pub fn disk_full(&self) -> bool {
-        self.no_segment.as_ref().is_some_and(is_full)
-    }
-    /// Why no segment can be made, if it is not for want of space.
-    pub fn no_segment(&self) -> Option<&std::io::Error> {
-        self.no_segment.as_ref().filter(|error| !is_full(error))
     }
     pub fn in_flight(&self) -> usize {
         self.in_flight
@@ -292,6 +305,7 @@ impl Log {
             next_slot: 0,
             segment_bytes,
             segments_ahead: 0,
+            no_room: false,
             commit_window: Duration::ZERO,
             large_in_flight_max: LARGE_WRITES_IN_FLIGHT,
         };
@@ -330,17 +344,26 @@ impl Log {
 
     /// Make sure that a unit of `bytes` (all its records, encoded; the largest has `largest`) can be appended without
     /// another check. Only for units that fit: others would wait for ever.
-    pub fn make_room(&mut self, bytes: usize, largest: usize) -> Result<(), Blocked> {
-        if self.writer.room() >= bytes && self.failed.is_none() {
+    pub fn make_room(&mut self, bytes: usize, largest: usize, claim: Claim) -> Result<(), Blocked> {
+        if self.writer.room() >= bytes && self.failed.is_none() && self.no_segment.is_none() {
             return Ok(());
         }
-        self.make_room_slowly(bytes, largest)
+        self.make_room_slowly(bytes, largest, claim)
     }
 
     #[cold]
-    fn make_room_slowly(&mut self, bytes: usize, largest: usize) -> Result<(), Blocked> {
+    fn make_room_slowly(
+        &mut self,
+        bytes: usize,
+        largest: usize,
+        claim: Claim,
+    ) -> Result<(), Blocked> {
         if self.failed.is_some() {
             return Err(Blocked::Failed);
+        }
+        self.ask_for_kept_room(bytes, claim)?;
+        if self.writer.room() >= bytes {
+            return Ok(());
         }
         if self.line.waits && !self.line.turn {
             return Err(Blocked::Buffers);
@@ -375,9 +398,7 @@ impl Log {
                 self.opened_ns = self.now_ns;
                 Ok(())
             }
-            Err(_buffer) if self.disk_full() => Err(Blocked::DiskFull),
-            Err(_buffer) if self.no_segment.is_some() => Err(Blocked::NoSegment),
-            Err(_buffer) => Err(Blocked::Segment),
+            Err(_buffer) => Err(self.no_room()),
         }
     }
 

@@ -3,6 +3,7 @@
 use wal::writer::ReadySegment;
 use wal::{BLOCK_BYTES, LogIdentity};
 
+use super::room::is_full;
 use super::{Log, SegmentFile, UNMADE};
 use crate::driver::{Driver, FileId};
 use crate::fill_pace::{Ahead, Fill};
@@ -101,9 +102,10 @@ impl Log {
             .filter(|s| s.first_lsn != 0)
     }
 
-    /// How many keys the index has now.
-    pub fn note_keys(&mut self, keys: u64) {
+    /// How many keys the index has now, and how large a checkpoint of it may become while the segments ahead are filled.
+    pub fn note_keys(&mut self, keys: u64, checkpoint_bytes: u64) {
         self.keys_hint = keys;
+        self.checkpoint_bytes = checkpoint_bytes;
     }
 
     /// How the next segment is filled beside this log, whose share of what the device takes is `device_bytes_per_second`
@@ -127,6 +129,11 @@ impl Log {
                 .min(BUSY_AHEAD.max(self.segments_ahead / 2))
         } else {
             self.segments_ahead
+        };
+        // On a full disk one is kept for compaction, and one is for data.
+        let wanted = match self.no_segment {
+            Some(_) => wanted.max(2),
+            None => wanted,
         };
         if self.pending.is_some() || ahead >= wanted || now_ns < self.prepare_retry_ns {
             return;
@@ -162,6 +169,7 @@ impl Log {
             recycle,
             self.segment_bytes,
             header,
+            self.checkpoint_bytes,
             Token::segment(slot),
         );
     }
@@ -173,7 +181,11 @@ impl Log {
         };
         match result {
             Ok(file) => {
-                if let Some(error) = self.no_segment.take() {
+                self.refused = false;
+                // A file that is used again says nothing about the room for a new one.
+                if (old.is_none() || !self.is_tight())
+                    && let Some(error) = self.no_segment.take()
+                {
                     let number = self.identity.number;
                     tracing::info!(log = number, "segments can be made again (before: {error})");
                 }
@@ -190,7 +202,7 @@ impl Log {
                     };
                     tracing::warn!(
                         log = self.identity.number,
-                        "{what} ({error}): writes are refused once this one is full; they resume when that is mended"
+                        "{what} ({error}): writes are refused once only the room is left that compaction needs; they resume when it has made more, or when that is mended"
                     );
                 }
                 self.no_segment = Some(error);
@@ -206,15 +218,6 @@ impl Log {
             }
         }
     }
-}
-
-/// Space is what is missing, or what this user may have of it.
-pub(super) fn is_full(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
 }
 
 pub(super) fn ready(s: &SegmentFile, segment_bytes: u64) -> ReadySegment {

@@ -10,7 +10,7 @@ use wire::{Code, Condition, ContentType, Durability, Policy};
 
 use super::repeats::push_once;
 use super::{Appended, NotAppended, Partition, Unit, definition_bytes, refuse, refuse_for};
-use crate::log::Blocked;
+use crate::log::{Blocked, Claim};
 
 impl Partition {
     /// Append a unit. `versions` gets one version per record (cleared first).
@@ -77,8 +77,12 @@ impl Partition {
             );
             return Err(NotAppended::Refused(refuse(Code::TooLarge, message)));
         }
+        let claim = match self.log.is_tight() && deletes_only(unit) {
+            true => Claim::Freeing,
+            false => Claim::Data,
+        };
         self.log
-            .make_room(bytes, largest)
+            .make_room(bytes, largest, claim)
             .map_err(|b| self.blocked(&b))?;
 
         if known.is_none() {
@@ -250,7 +254,7 @@ impl Partition {
             Blocked::DiskFull => NotAppended::Refused(refuse_for(
                 Code::DiskFull,
                 1000,
-                "the disk is full: reads go on, writes resume when space is back",
+                "the disk is full: reads go on, writes resume when space is back or compaction has made some; delete records, or give streams a limit in age, bytes or versions",
             )),
             Blocked::NoSegment => NotAppended::Refused(refuse_for(
                 Code::Unavailable,
@@ -272,6 +276,11 @@ impl Partition {
             )),
         }
     }
+}
+
+/// Nothing but tombstones.
+fn deletes_only(unit: &Unit<'_>) -> bool {
+    unit.records.clone().all(|record| record.tombstone)
 }
 
 /// Encoded length of a wire record in the log, without what only the first record of a unit carries.

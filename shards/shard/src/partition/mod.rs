@@ -20,7 +20,7 @@ use wire::{Code, Policy, Refusal};
 
 use crate::cache::ReadCache;
 use crate::dedup::{Carried, ChunkError, IdempotencyKeys, KeyLimits, ProducerLimits, Producers};
-use crate::log::Log;
+use crate::log::{Claim, Log};
 use crate::streams::Streams;
 
 pub use crate::worth::SpaceCounts;
@@ -203,7 +203,11 @@ impl Partition {
             .lookup(name)
             .unwrap_or_else(|| self.streams.next_id());
         self.log
-            .make_room(definition_bytes(name), definition_bytes(name))
+            .make_room(
+                definition_bytes(name),
+                definition_bytes(name),
+                Claim::Freeing,
+            )
             .map_err(|b| self.blocked(&b))?;
         self.define_stream(id, name, policy)
     }

@@ -261,6 +261,7 @@ impl<D: Driver> Shard<D> {
                 next_slot,
                 segment_bytes: config.segment_bytes,
                 segments_ahead: config.segments_ahead,
+                no_room: files.no_room,
                 commit_window: config.commit_window,
                 large_in_flight_max: config.large_in_flight_max,
             },

@@ -116,6 +116,7 @@ impl<D: Driver> Shard<D> {
             None,
             config.segment_bytes,
             header,
+            0,
             Token::segment(slot),
         );
         loop {

@@ -345,6 +345,7 @@ impl Driver for RingDriver {
         recycle: Option<FileId>,
         segment_bytes: u64,
         header: Vec<u8>,
+        checkpoint_bytes: u64,
         token: u64,
     ) {
         self.preparing += 1;
@@ -353,6 +354,7 @@ impl Driver for RingDriver {
             recycle,
             segment_bytes,
             header,
+            checkpoint_bytes,
             token,
             done: self.prepared.0.clone(),
             waker: self.waker.clone(),

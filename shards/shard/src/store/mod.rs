@@ -102,6 +102,8 @@ pub struct OpenLog {
     /// (slot, file, bytes)
     pub segments: Vec<(u32, OwnedFd, u64)>,
     pub checkpoints: [Option<OwnedFd>; 2],
+    /// There is no room for two more segments of every log.
+    pub no_room: bool,
 }
 
 impl Store {
@@ -161,6 +163,10 @@ impl Store {
             log.epoch += 1;
         }
         store.write_superblock()?;
+        // Both copies have their place from the start: on a disk that the logs have filled there would be none for the second.
+        if SUPERBLOCKS.iter().any(|name| !path.join(name).exists()) {
+            store.write_superblock()?;
+        }
         store.settle_reshard()?;
         // Behind the superblock: a crash in between leaves a store without logs, not logs without a store.
         for log in &store.superblock.logs {
@@ -256,17 +262,24 @@ impl Store {
         }
         segments.sort_by_key(|(slot, ..)| *slot);
         let mut checkpoints = [None, None];
-        for (slot, name) in checkpoints.iter_mut().zip(CHECKPOINTS) {
-            let path = directory.join(name);
+        for (slot, path) in checkpoints.iter_mut().zip(checkpoint_paths(&directory)) {
             *slot = Some(uring::file::open_direct(&path, true).map_err(at(&path))?);
         }
         uring::file::sync_directory(&directory).map_err(at(&directory))?;
+        let free_bytes = uring::limits::free_bytes(&directory).map_err(at(&directory))?;
+        let one_each = self.superblock.segment_bytes * u64::from(self.superblock.shards);
         Ok(OpenLog {
             directory,
             segments,
             checkpoints,
+            no_room: free_bytes < 2 * one_each,
         })
     }
+}
+
+/// The two checkpoint files of the log in `directory`.
+pub(crate) fn checkpoint_paths(directory: &Path) -> [PathBuf; 2] {
+    CHECKPOINTS.map(|name| directory.join(name))
 }
 
 /// A store without a superblock, of whatever numbers: those grow with every change of the number of shards.

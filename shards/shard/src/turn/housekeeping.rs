@@ -61,7 +61,8 @@ impl<D: Driver> Shard<D> {
             self.scrubber.step(log, &mut self.driver, now_ns);
         }
         let keys = self.core.partition.index.len();
-        self.core.partition.log.note_keys(keys);
+        let checkpoint_bytes = self.checkpointer.bytes_to_reserve(&self.core.partition);
+        self.core.partition.log.note_keys(keys, checkpoint_bytes);
         let device_share =
             self.fill_seen.device_bytes_per_second / self.core.shared.logs.len().max(1) as u64;
         let fill = self.core.partition.log.fill(now_ns, device_share);
