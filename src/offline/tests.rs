@@ -149,6 +149,8 @@ impl Fixture {
             record_bytes: 0,
             dead_bytes: 0,
             aging_bytes: 0,
+            padding_bytes: 0,
+            counted_lsn: 0,
             max_lsn: self.end.next_lsn - 1,
             pages: 2,
             keys: 2,

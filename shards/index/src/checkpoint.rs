@@ -60,6 +60,10 @@ pub struct CheckpointHeader {
     pub dead_bytes: u64,
     /// Of them, bytes that end with their stream's max_age_seconds and have not yet: a hint.
     pub aging_bytes: u64,
+    /// Bytes of the batches in those segments that are not records: headers and padding. A hint.
+    pub padding_bytes: u64,
+    /// Last lsn that these four count; a replay counts what comes behind it. 0: a replay counts everything.
+    pub counted_lsn: u64,
 }
 
 /// What a page holds.
@@ -131,6 +135,8 @@ struct DiskHeader {
     record_bytes: u64,
     dead_bytes: u64,
     aging_bytes: u64,
+    padding_bytes: u64,
+    counted_lsn: u64,
 }
 
 #[derive(Archive, Serialize)]
@@ -148,7 +154,7 @@ struct DiskPageHead {
     reserved: [u8; 16],
 }
 
-const _: () = assert!(size_of::<ArchivedDiskHeader>() == 176);
+const _: () = assert!(size_of::<ArchivedDiskHeader>() == 192);
 const _: () = assert!(size_of::<ArchivedDiskPageHead>() == PAGE_HEAD_BYTES);
 const _: () = assert!(PAGE_ENTRIES * ENTRY_BYTES == SECTION_BYTES_MAX);
 
@@ -223,6 +229,8 @@ impl CheckpointHeader {
             record_bytes: self.record_bytes,
             dead_bytes: self.dead_bytes,
             aging_bytes: self.aging_bytes,
+            padding_bytes: self.padding_bytes,
+            counted_lsn: self.counted_lsn,
         };
         let head = rkyv::to_bytes::<Error>(&disk).expect("fixed layout");
         block.fill(0);
@@ -276,6 +284,8 @@ impl CheckpointHeader {
             record_bytes: disk.record_bytes.into(),
             dead_bytes: disk.dead_bytes.into(),
             aging_bytes: disk.aging_bytes.into(),
+            padding_bytes: disk.padding_bytes.into(),
+            counted_lsn: disk.counted_lsn.into(),
         })
     }
 }

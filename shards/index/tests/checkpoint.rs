@@ -39,6 +39,8 @@ fn header() -> CheckpointHeader {
         record_bytes: 0,
         dead_bytes: 0,
         aging_bytes: 0,
+        padding_bytes: 0,
+        counted_lsn: 0,
     }
 }
 
@@ -50,15 +52,17 @@ fn what_was_released_lies_in_bytes_that_were_zero() {
         record_bytes: 0x10,
         dead_bytes: 0x11,
         aging_bytes: 0x12,
+        padding_bytes: 0x13,
+        counted_lsn: 0x14,
         ..header()
     };
     header.encode(&mut block);
     assert_eq!(hex(&block[76..80]), "0f000000");
     assert_eq!(
-        hex(&block[152..176]),
-        "100000000000000011000000000000001200000000000000"
+        hex(&block[152..192]),
+        "10000000000000001100000000000000120000000000000013000000000000001400000000000000"
     );
-    assert!(block[176..].iter().all(|byte| *byte == 0));
+    assert!(block[192..].iter().all(|byte| *byte == 0));
     assert_eq!(CheckpointHeader::decode(&block).unwrap(), header);
 }
 

@@ -23,6 +23,9 @@ use crate::token::Token;
 /// Pages in flight at once, and between two looks at the clock.
 pub(crate) const PAGES_AT_ONCE: usize = 2;
 
+/// Behind one that failed.
+const RETRY_NS: u64 = 5_000_000_000;
+
 enum Stage {
     Idle,
     /// Sections, in file order. Streams come behind the entries: replay counts only records above a stream's last lsn, and
@@ -57,6 +60,8 @@ pub struct Checkpointer {
     /// The same of the last good checkpoint in each file; 0 where there is none.
     released_in: [u32; 2],
     space: SpaceCounts,
+    /// Last lsn that they count.
+    counted_lsn: u64,
     max_lsn: u64,
     pages: u64,
     keys: u64,
@@ -91,6 +96,7 @@ impl Checkpointer {
             taken_lsn: 0,
             released_in: [0; 2],
             space: SpaceCounts::default(),
+            counted_lsn: 0,
             max_lsn: 0,
             pages: 0,
             keys: 0,
@@ -181,7 +187,9 @@ impl Checkpointer {
             let grown = partition.log.bytes_written - self.last_log_bytes;
             // A checkpoint that costs more to write than the log it saves is not worth it.
             let worth = self.every_log_bytes.max(2 * 36 * partition.index.len());
+            // One that failed is tried again after a while, however little the log has grown since; a drain does not wait for it.
             let due = grown >= worth
+                || (self.failed && !at_once)
                 || Checkpointer::is_wanted_for_space(partition)
                 || (at_once && !self.is_current(partition) && !self.failed);
             // Writes of one that was given up must not land in the next.
@@ -202,12 +210,15 @@ impl Checkpointer {
         // What is sealed is what the chain covers; records of the open batch have higher lsns and are replayed.
         let end = partition.log.chain();
         self.taken_lsn = end.next_lsn - 1;
-        self.from = Some(replay_from.unwrap_or(end));
+        let from = replay_from.unwrap_or(end);
+        self.from = Some(from);
         self.identity = Some(partition.log.identity);
         self.sequence += 1;
         self.last_log_bytes = partition.log.bytes_written;
-        self.released_through = partition.log.first_segment() - 1;
+        // What is to be replayed must be there, released or not.
+        self.released_through = (partition.log.first_segment() - 1).min(from.segment - 1);
         self.space = partition.space.clone();
+        self.counted_lsn = partition.log.next_lsn() - 1;
         (self.pages, self.keys, self.max_lsn) = (0, 0, 0);
         self.failed = false;
         self.started_ns = now_ns;
@@ -341,6 +352,8 @@ impl Checkpointer {
                     record_bytes: self.space.record_bytes,
                     dead_bytes: self.space.dead_bytes,
                     aging_bytes: self.space.aging_bytes(),
+                    padding_bytes: self.space.padding_bytes,
+                    counted_lsn: self.counted_lsn,
                 };
                 let Ok(mut buffer) = Buffer::new(HEADER_BYTES) else {
                     return self.fail("no memory for the header", now_ns);
@@ -424,28 +437,28 @@ impl Checkpointer {
         );
         self.failed = true;
         self.stage = Stage::Idle;
-        self.retry_at_ns = now_ns + 5_000_000_000;
+        self.retry_at_ns = now_ns + RETRY_NS;
         false
     }
 
     /// A page or the header was written.
-    pub(crate) fn written(&mut self, result: std::io::Result<usize>) {
+    pub(crate) fn written(&mut self, result: std::io::Result<usize>, now_ns: u64) {
         self.in_flight -= 1;
         match result {
             Ok(count) if count == PAGE_BYTES || count == HEADER_BYTES => {}
             Ok(count) => {
-                self.fail(&format!("short write of {count} bytes"), self.started_ns);
+                self.fail(&format!("short write of {count} bytes"), now_ns);
             }
             Err(error) => {
-                self.fail(&error.to_string(), self.started_ns);
+                self.fail(&error.to_string(), now_ns);
             }
         }
     }
 
-    pub(crate) fn synced(&mut self, result: std::io::Result<()>) {
+    pub(crate) fn synced(&mut self, result: std::io::Result<()>, now_ns: u64) {
         self.in_flight -= 1;
         if let Err(error) = result {
-            self.fail(&error.to_string(), self.started_ns);
+            self.fail(&error.to_string(), now_ns);
         }
     }
 }

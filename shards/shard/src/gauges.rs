@@ -73,6 +73,7 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
         recovery_records: before.recovery_records,
         record_bytes: core.partition.space.record_bytes,
         dead_bytes: core.partition.space.dead_bytes,
+        padding_bytes: core.partition.space.padding_bytes,
         space_held_up: outside.space_held_up,
     };
     let recycled = log.recycled;

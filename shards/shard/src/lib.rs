@@ -14,6 +14,8 @@ mod atomics {
     pub use std::sync::atomic::{AtomicBool, Ordering, fence};
 }
 mod cache;
+#[cfg(test)]
+mod checkpoint_tests;
 mod checkpointer;
 mod commit_window;
 mod conns;
@@ -56,6 +58,8 @@ mod scrub_tests;
 mod scrubber;
 mod sleepers;
 mod space;
+#[cfg(test)]
+mod space_counts_tests;
 #[cfg(test)]
 mod space_tests;
 mod spin;

@@ -74,12 +74,14 @@ impl Replay {
         self.records += 1;
         self.bytes += record.bytes as u64;
         let relocated = Relocated::of(record.extensions);
-        partition.note_laid_down(
-            record.stream,
-            record.bytes as u64,
-            location.segment,
-            record.timestamp_us,
-        );
+        if !partition.space.has_counted(record.lsn) {
+            partition.note_laid_down(
+                record.stream,
+                record.bytes as u64,
+                location.segment,
+                record.timestamp_us,
+            );
+        }
         match record.kind {
             Kind::StreamDefinition => {
                 // Records from before it are counted under the policy from before it.

@@ -57,6 +57,8 @@ struct Walk {
     /// Record bytes seen, and of them copied.
     walked: u64,
     worth: u64,
+    /// Headers and padding of the batches seen.
+    padding: u64,
     last_copy_lsn: u64,
     /// Length of the last read.
     chunk: u32,
@@ -182,7 +184,7 @@ impl<D: Driver> Shard<D> {
             self.refill(now_ns);
         }
         let waited = std::mem::replace(&mut self.space.waits, false);
-        if self.stopping || self.core.partition.log.failed().is_some() {
+        if !self.space_may_work() {
             if waited {
                 self.core.space_leaves_line();
             }
@@ -203,6 +205,11 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Neither a drain nor a failed log waits for it.
+    pub(crate) fn space_may_work(&self) -> bool {
+        !self.stopping && self.core.partition.log.failed().is_none()
+    }
+
     fn work_stage(&mut self) {
         match std::mem::replace(&mut self.space.stage, Stage::Idle) {
             Stage::Idle => {}
@@ -220,6 +227,7 @@ impl<D: Driver> Shard<D> {
         space.refilled_ns = now_ns;
         let written = partition.log.bytes_written - space.log_bytes;
         space.log_bytes = partition.log.bytes_written;
+        partition.space.padding_bytes += std::mem::take(&mut partition.log.padding_bytes);
         space.walk_bytes = (WALK_BYTES_IDLE + 4 * written).min(WALK_BYTES_MOST);
         // Half of what the log writes may be copies: with twice as much on disk as is alive no more is ever needed.
         space.copy_bytes = (COPY_BYTES_IDLE + written).min(COPY_BYTES_MOST);
@@ -231,10 +239,9 @@ impl<D: Driver> Shard<D> {
                 held.holds(file)
             });
         if matches!(space.stage, Stage::Idle)
-            && !self.stopping
-            && partition.log.failed().is_none()
             && now_ns >= space.not_before_ns
             && !space.stuck
+            && self.space_may_work()
             && self.is_space_wanted()
         {
             self.begin_walk();
@@ -250,12 +257,13 @@ impl<D: Driver> Shard<D> {
             return self.space.began.is_some();
         }
         let counts = &partition.space;
-        let alive = counts.record_bytes.saturating_sub(counts.dead_bytes);
+        // Each copy of an older version takes a place in the index: that is paid for what is dead, not for packing.
+        let idle_bytes = (!partition.shows_older_versions()).then(|| partition.log.idle_bytes());
         // Where the disk is full all is worth the work that lets more be said than was kept for saying it.
         let tight = partition.log.is_tight()
             && counts.dead_bytes >= partition.log.segment_bytes() / TIGHT_SEGMENT_SHARE;
         tight
-            || counts.record_bytes > alive.saturating_mul(self.space.amplification_percent) / 100
+            || counts.is_too_much(idle_bytes, self.space.amplification_percent)
             || partition
                 .all_older_than_us()
                 .is_some_and(|oldest_us| second.first_time_us < oldest_us)
@@ -282,6 +290,7 @@ impl<D: Driver> Shard<D> {
             end_lsn: second.first_lsn,
             walked: 0,
             worth: 0,
+            padding: 0,
             last_copy_lsn: 0,
             chunk: 0,
             unreadable: Vec::new(),
@@ -413,7 +422,10 @@ impl<D: Driver> Shard<D> {
                 break;
             }
             match self.walk_batch(&mut walk, &info, rest) {
-                Ok(true) => walk.offset += info.bytes,
+                Ok(true) => {
+                    walk.offset += info.bytes;
+                    walk.padding += u64::from(info.bytes - info.body_bytes);
+                }
                 Ok(false) => {
                     self.space.stage = Stage::Walking(walk, buffer, got, start);
                     return;
@@ -526,8 +538,13 @@ impl<D: Driver> Shard<D> {
     }
 
     fn release(&mut self, walk: &Walk) {
-        self.core.partition.release_front(walk.walked, walk.worth);
-        self.space.began = None;
+        self.core
+            .partition
+            .release_front(walk.walked, walk.worth, walk.padding);
+        // A recovery may have found copies of the next segment too, which only a replay from before them would see again.
+        if self.core.partition.copied.is_empty() {
+            self.space.began = None;
+        }
         self.space.keeps = false;
         self.space.released += 1;
         tracing::debug!(

@@ -41,6 +41,8 @@ pub struct TestDriver {
     pub write_times_ns: Vec<u64>,
     pub hold_writes: bool,
     pub fail_writes: bool,
+    /// Writes of checkpoints fail.
+    pub fail_checkpoints: bool,
     /// Segments cannot be made, for this reason.
     pub fail_segments: Option<io::ErrorKind>,
     /// With so many files the disk is full: those that are there can be used again.
@@ -66,6 +68,7 @@ impl TestDriver {
             write_times_ns: Vec::new(),
             hold_writes: false,
             fail_writes: false,
+            fail_checkpoints: false,
             fail_segments: None,
             files_max: usize::MAX,
             clock_off_us: 0,
@@ -191,12 +194,14 @@ impl Driver for TestDriver {
         range: Range<usize>,
         token: u64,
     ) {
-        let count = range.len();
-        self.store(file, offset, &buffer[range]);
-        self.events.push(Event::Written {
-            token,
-            result: Ok(count),
-        });
+        let result = match self.fail_checkpoints {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(range.len()),
+        };
+        if result.is_ok() {
+            self.store(file, offset, &buffer[range]);
+        }
+        self.events.push(Event::Written { token, result });
     }
     fn sync(&mut self, _: FileId, token: u64) {
         self.events.push(Event::Synced {

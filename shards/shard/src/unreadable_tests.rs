@@ -20,6 +20,7 @@ fn rot(shard: &mut Shard<TestDriver>, text: &[u8]) {
 /// Two hundred cold keys, one of them damaged on the device, and hot ones that are written until compaction has come there.
 fn compacted_beside_damage(key: usize, number: usize, policy: &str) -> (Shard<TestDriver>, u64) {
     let (mut shard, client) = begin(policy);
+    shard.space.hold(true);
     for number in 0..50 {
         write(&mut shard, client, 100 + number, number);
     }
@@ -29,6 +30,7 @@ fn compacted_beside_damage(key: usize, number: usize, policy: &str) -> (Shard<Te
     }
     assert_eq!(shard.space.released, 0, "too early");
     rot(&mut shard, &format!("{key}/{number};").into_bytes());
+    shard.space.hold(false);
     for number in 80..400 {
         write(&mut shard, client, number % 2, number);
     }

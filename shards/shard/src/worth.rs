@@ -15,6 +15,10 @@ use wal::{Link, Location};
 use crate::log::{Blocked, Claim};
 use crate::partition::Partition;
 
+/// Files that hold nothing count too when disk use is held down, but a log that holds no more than so many hundredths of what
+/// is alive is left alone: under uniform overwrites about as many bytes would be copied as are freed.
+const LEAST_PERCENT: u64 = 140;
+
 /// What is known of the bytes in the log. An estimate: it decides when compaction looks, never what it frees.
 #[derive(Clone, Debug, Default)]
 pub struct SpaceCounts {
@@ -22,6 +26,10 @@ pub struct SpaceCounts {
     pub record_bytes: u64,
     /// Of them, about so many that nobody can read any more.
     pub dead_bytes: u64,
+    /// Beside them: headers and padding of their batches. Where every record has a batch of its own this is most of the log.
+    pub padding_bytes: u64,
+    /// Last lsn that is counted by what a checkpoint remembered.
+    counted_lsn: u64,
     /// Of streams with a largest age: (segment, when the last of them ends in log time, bytes), by segment.
     aging: VecDeque<(u32, u64, u64)>,
 }
@@ -33,6 +41,8 @@ impl SpaceCounts {
         SpaceCounts {
             record_bytes: header.record_bytes,
             dead_bytes: header.dead_bytes,
+            padding_bytes: header.padding_bytes,
+            counted_lsn: header.counted_lsn,
             aging: aging.into_iter().collect(),
         }
     }
@@ -40,6 +50,25 @@ impl SpaceCounts {
     /// Bytes that will end by age.
     pub fn aging_bytes(&self) -> u64 {
         self.aging.iter().map(|(.., bytes)| bytes).sum()
+    }
+
+    /// Whether a replay that comes to `lsn` has it in the checkpoint's counts already.
+    pub fn has_counted(&self, lsn: u64) -> bool {
+        lsn <= self.counted_lsn
+    }
+
+    /// Whether the log takes more than `percent` hundredths of what of it can still be read, so that a walk is worth it.
+    ///
+    /// `idle_bytes`, of files that hold nothing: Some where packing costs nothing but the copies. Then padding counts as well,
+    /// and such files, as long as the log itself takes `LEAST_PERCENT`.
+    pub fn is_too_much(&self, idle_bytes: Option<u64>, percent: u64) -> bool {
+        let alive = self.record_bytes.saturating_sub(self.dead_bytes);
+        let Some(idle_bytes) = idle_bytes else {
+            return self.record_bytes > alive.saturating_mul(percent) / 100;
+        };
+        let log = self.record_bytes + self.padding_bytes;
+        log + idle_bytes > alive.saturating_mul(percent) / 100
+            && log > alive.saturating_mul(percent.min(LEAST_PERCENT)) / 100
     }
 
     /// Time has passed.
@@ -54,7 +83,8 @@ impl SpaceCounts {
 
     /// A segment is released in which `walked` record bytes were found, of which `copied` were worth it. What was thought to
     /// be dead and is not is forgotten with it: an estimate that is too high dies out in one round through the log.
-    pub fn released(&mut self, segment: u32, walked: u64, copied: u64) {
+    pub fn released(&mut self, segment: u32, walked: u64, copied: u64, padding: u64) {
+        self.padding_bytes = self.padding_bytes.saturating_sub(padding);
         let expected =
             u128::from(self.dead_bytes) * u128::from(walked) / u128::from(self.record_bytes.max(1));
         let dead = (walked - copied.min(walked)).max(expected as u64);
@@ -345,10 +375,10 @@ impl Partition {
     }
 
     /// The oldest segment is released: nothing in it is worth anything.
-    pub fn release_front(&mut self, walked: u64, copied: u64) {
+    pub fn release_front(&mut self, walked: u64, copied: u64, padding: u64) {
         let segment = self.log.first_segment();
         self.log.release_front();
-        self.space.released(segment, walked, copied);
+        self.space.released(segment, walked, copied, padding);
         let first = self.log.first_lsn();
         self.copied.retain(|lsn| *lsn >= first);
         if self.copied.is_empty() {

@@ -8,6 +8,8 @@ use sim::trial::{Fate, Trial};
 
 const CONFIG: StoreConfig = StoreConfig {
     segment_bytes: 128 * 1024,
+    // What comes to lie where is what these tests are about.
+    space_amplification_percent: 0,
     ..SMALL
 };
 /// Blocks that the first write of the second segment takes.
@@ -72,7 +74,7 @@ fn same_again(trial: &mut Trial) {
 fn sectors_of_an_earlier_life_of_a_recycled_segment_are_refused_by_a_scan() {
     let (store, _) = filled(CONFIG, &[], false).unwrap();
     let mut cases = 0;
-    for seed in 0..60 {
+    for seed in 0..240 {
         let Some((mut trial, old)) = cut(&store, seed) else {
             continue;
         };
@@ -106,7 +108,7 @@ fn sectors_of_an_earlier_life_of_a_recycled_segment_are_refused_by_a_scan() {
 fn a_lost_write_in_the_place_of_a_batch_that_was_cut_off_is_found_by_every_read() {
     let (store, _) = filled(CONFIG, &[], false).unwrap();
     let mut cases = 0;
-    for seed in 0..60 {
+    for seed in 0..240 {
         let Some((mut trial, _)) = cut(&store, seed) else {
             continue;
         };

@@ -53,6 +53,8 @@ pub struct SealedBatch<B> {
     pub offset: u32,
     /// How much, a multiple of 4096.
     pub bytes: u32,
+    /// How much of that is records; the rest is headers and padding.
+    pub body_bytes: u32,
     /// The bytes.
     pub buffer: B,
     /// Number of the first record.
@@ -372,7 +374,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Writer<B> {
             after.offset <= self.current.bytes,
             "a batch lies in its segment"
         );
-        let records = self.records;
+        let (records, body_bytes) = (self.records, seal.body_bytes);
         self.chain = after;
         self.in_unit = !commits;
         self.body_bytes = 0;
@@ -384,6 +386,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Writer<B> {
             segment: before.segment,
             offset: before.offset,
             bytes,
+            body_bytes,
             buffer,
             first_lsn: before.next_lsn,
             last_lsn: after.next_lsn - 1,

@@ -158,6 +158,8 @@ pub struct Log {
     refused: bool,
     checkpoint_bytes: u64,
     pub bytes_written: u64,
+    /// Of what was sealed: headers and padding.
+    pub padding_bytes: u64,
     log_time_us: u64,
     rate: LogRate,
     /// Keys in the index, for the headers of the segments to come.
@@ -248,6 +250,7 @@ impl Log {
             refused: false,
             checkpoint_bytes: 0,
             bytes_written: 0,
+            padding_bytes: 0,
             log_time_us: start.chain.log_time_us,
             rate: LogRate::default(),
             keys_hint: 0,
@@ -431,6 +434,7 @@ impl Log {
             segment,
             offset,
             bytes,
+            body_bytes,
             buffer,
             first_lsn,
             last_lsn,
@@ -465,6 +469,7 @@ impl Log {
             submitted_ns: 0,
         });
         self.queued += 1;
+        self.padding_bytes += u64::from(bytes - body_bytes);
         self.commits.submitted(batch, last_lsn, commits);
     }
 

@@ -75,6 +75,12 @@ impl Log {
         self.released.push_back(front);
     }
 
+    /// Bytes of the files that hold nothing: prepared, released or spare.
+    pub fn idle_bytes(&self) -> u64 {
+        let files = self.writer.segments_ahead() + self.released.len() + self.spare.len();
+        files as u64 * self.segment_bytes
+    }
+
     /// Segments that were released and whose files wait for checkpoints that say so.
     pub fn released_segments(&self) -> usize {
         self.released.len()

@@ -315,6 +315,11 @@ pub(super) const FAMILIES: &[Family] = &[
         |s| s.gauges.dead_bytes.into(),
     ),
     gauge(
+        "pinion_log_padding_bytes",
+        "Beside them, headers and padding of their batches; about",
+        |s| s.gauges.padding_bytes.into(),
+    ),
+    gauge(
         "pinion_unreadable_segments",
         "1 while the oldest segment holds what cannot be read and may be wanted: nothing is freed; the log says which",
         |s| u64::from(s.gauges.space_held_up).into(),

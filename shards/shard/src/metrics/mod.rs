@@ -203,6 +203,8 @@ pub struct Gauges {
     pub record_bytes: u64,
     /// of them, bytes that nobody can read any more, about
     pub dead_bytes: u64,
+    /// beside them, headers and padding of their batches, about
+    pub padding_bytes: u64,
     /// The oldest segment stays for what cannot be read in it.
     pub space_held_up: bool,
     /// how long the last checkpoint took

@@ -218,17 +218,20 @@ impl Partition {
             .map_err(|e| NotAppended::Refused(refuse(Code::Overloaded, e.to_string())))?;
         self.note_ended();
         let json = serde_json::to_vec(policy).expect("a policy is plain data");
+        let timestamp_us = self.log.log_time_us();
         let appended = self.log.append(&NewRecord {
             kind: Kind::StreamDefinition,
             content_type: wal::record::content_type::JSON,
             stream: id,
             version: 0,
-            timestamp_us: self.log.log_time_us(),
+            timestamp_us,
             previous: Link::default(),
             key: name,
             payload: &json,
             extensions: &[],
         });
+        let bytes = appended.bytes.into();
+        self.note_laid_down(id, bytes, appended.location.segment, timestamp_us);
         Ok(appended.lsn)
     }
 

@@ -295,7 +295,10 @@ impl<D: Driver> Shard<D> {
             &loaded.header,
             &loaded.bytes,
             at,
-            &mut |_, location, record| {
+            &mut |batch, location, record| {
+                if batch.first_lsn == record.lsn && !partition.space.has_counted(record.lsn) {
+                    partition.space.padding_bytes += u64::from(batch.bytes - batch.body_bytes);
+                }
                 if failed.is_none()
                     && let Err(error) = replay.record(partition, location, &record)
                 {

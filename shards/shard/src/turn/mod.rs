@@ -184,7 +184,9 @@ impl<D: Driver> Shard<D> {
                         }
                     }
                 }
-                Kind::Checkpoint(_) => self.checkpointer.written(result),
+                Kind::Checkpoint(_) => self
+                    .checkpointer
+                    .written(result, self.core.now.monotonic_ns),
                 other => unreachable!("a write completed as {other:?}"),
             },
             Event::Read {
@@ -203,7 +205,10 @@ impl<D: Driver> Shard<D> {
                 Kind::Space(_) => self.space_read(buffer, result),
                 other => unreachable!("a read completed as {other:?}"),
             },
-            Event::Synced { result, .. } => self.checkpointer.synced(result),
+            Event::Synced { result, .. } => {
+                let now_ns = self.core.now.monotonic_ns;
+                self.checkpointer.synced(result, now_ns);
+            }
             Event::SegmentReady { result, .. } => {
                 let now_ns = self.core.now.monotonic_ns;
                 self.core.partition.log.segment_ready(result, now_ns);
