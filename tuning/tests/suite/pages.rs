@@ -55,6 +55,34 @@ fn every_setting_has_its_row_with_the_values_of_the_table() {
     assert!(unknown.is_empty(), "rows without a setting: {unknown:?}");
 }
 
+/// The fifth cell says what was measured and where, or why it was not; "–" stands only where nothing is ever changed.
+#[test]
+fn every_measured_effect_is_a_run_or_a_reason() {
+    let changed = PAGE
+        .split_once("## Looked at, never changed")
+        .expect("the page has that part")
+        .0;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sysctl");
+    for (key, cells) in rows() {
+        let said = cells[4];
+        let is_changed = changed.contains(&format!("| `{key}` |"));
+        let link = said
+            .split_once("](")
+            .and_then(|(_, rest)| rest.split_once(')'));
+        let holds = match link {
+            Some((path, _)) => path.contains("loadtest/runs/") && root.join(path).exists(),
+            None => {
+                said == "not measured yet"
+                    || said
+                        .strip_prefix("not measurable on our machine: ")
+                        .is_some_and(|why| !why.is_empty())
+                    || (said == "–" && !is_changed)
+            }
+        };
+        assert!(holds, "{key}: {said:?}");
+    }
+}
+
 #[test]
 fn the_files_hold_the_values_of_the_table_and_nothing_else() {
     for base in Base::ALL {
