@@ -15,7 +15,7 @@ use std::time::Duration;
 use uring::{Buffer, BufferPool};
 use wal::record::{NewRecord, RecordCodec};
 use wal::writer::{Appended, Commits, SealedBatch, Writer};
-use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES, LogIdentity};
+use wal::{BLOCK_BYTES, LogIdentity};
 
 use crate::commit_window::CommitWindow;
 use crate::driver::{Driver, FileId, Now};
@@ -23,28 +23,15 @@ use crate::fill_pace::LogRate;
 use crate::profile::LARGE_WRITES_IN_FLIGHT;
 use crate::token::Token;
 
+pub use room::Claim;
 use segments::ready;
 pub use segments::segment_header;
 
 /// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
 const SMALL_BATCH_BYTES: usize = 128 * 1024;
 const SMALL_BATCHES_IN_FLIGHT: usize = 2;
-/// A unit takes at most so many of the batch buffers: the rest may be on their way to the device.
-const UNIT_BUFFERS: (usize, usize) = (3, 4);
-
 /// Of a file that a crash left half made: it is made again from scratch, under its old name.
 pub const UNMADE: FileId = FileId(u32::MAX);
-
-/// Whom an append is for. Where no new segment can be made, the last room is kept for what makes space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// New data.
-    Data,
-    /// A tombstone or a policy: it may be what lets go of something.
-    Freeing,
-    /// A copy that compaction makes, so that a whole segment can go.
-    Copy,
-}
 
 /// Why an append cannot be taken now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -315,94 +302,6 @@ impl Log {
         let mut log = Log::new(start, pool);
         log.failed = Some("the log is not recovered yet".into());
         log
-    }
-
-    /// The most record bytes that one batch can hold.
-    pub fn batch_room(&self) -> usize {
-        self.pool
-            .bytes_each()
-            .min(self.segment_bytes as usize - BLOCK_BYTES)
-            - BATCH_HEADER_BYTES
-    }
-
-    /// Whether a unit of `bytes`, whose largest record has `largest`, can ever be appended.
-    pub fn unit_fits(&self, bytes: usize, largest: usize) -> bool {
-        let most = (self.pool.count() * UNIT_BUFFERS.0 / UNIT_BUFFERS.1).max(1);
-        bytes <= self.unit_bytes_max && self.batches_of(bytes, largest) <= most
-    }
-
-    /// Batches that a unit may take. Records never span batches. Of two neighbours the second's first record did not fit the
-    /// first, so together they are more than full; and a batch is left with less room than the largest record.
-    fn batches_of(&self, bytes: usize, largest: usize) -> usize {
-        let room = self.batch_room();
-        if bytes <= room {
-            return 1;
-        }
-        let pairs = 2 * bytes.div_ceil(room) + 1;
-        match room.checked_sub(largest) {
-            Some(filled) if filled > 0 => pairs.min(bytes.div_ceil(filled) + 1),
-            _ => pairs,
-        }
-    }
-
-    /// Make sure that a unit of `bytes` (all its records, encoded; the largest has `largest`) can be appended without
-    /// another check. Only for units that fit: others would wait for ever.
-    pub fn make_room(&mut self, bytes: usize, largest: usize, claim: Claim) -> Result<(), Blocked> {
-        if self.writer.room() >= bytes && self.failed.is_none() && self.no_segment.is_none() {
-            return Ok(());
-        }
-        self.make_room_slowly(bytes, largest, claim)
-    }
-
-    #[cold]
-    fn make_room_slowly(
-        &mut self,
-        bytes: usize,
-        largest: usize,
-        claim: Claim,
-    ) -> Result<(), Blocked> {
-        if self.failed.is_some() {
-            return Err(Blocked::Failed);
-        }
-        self.ask_for_kept_room(bytes, claim)?;
-        if self.writer.room() >= bytes {
-            return Ok(());
-        }
-        if self.line.waits && !self.line.turn {
-            return Err(Blocked::Buffers);
-        }
-        let batches = self.batches_of(bytes, largest);
-        while self.pool.available() < batches {
-            if !self.evict_one() {
-                return Err(Blocked::Buffers);
-            }
-        }
-        if self.writer.is_open() {
-            self.freeze(true);
-        }
-        self.open(bytes)?;
-        self.line.turn = false;
-        Ok(())
-    }
-
-    /// `waits`: requests stand in line for room, and only an append that needs no new buffer may overtake them. `turn`: what
-    /// comes now is the first of them, until it has got what it needs.
-    pub fn stand_in_line(&mut self, waits: bool, turn: bool) {
-        self.line = Line { waits, turn };
-    }
-
-    fn open(&mut self, least_room: usize) -> Result<(), Blocked> {
-        assert!(!self.writer.is_open(), "one batch is open at a time");
-        let Some(buffer) = self.pool.take() else {
-            return Err(Blocked::Buffers);
-        };
-        match self.writer.open(buffer, least_room) {
-            Ok(()) => {
-                self.opened_ns = self.now_ns;
-                Ok(())
-            }
-            Err(_buffer) => Err(self.no_room()),
-        }
     }
 
     /// Append one record of a unit that `make_room` has made room for.

@@ -167,7 +167,7 @@ pub const BUILDS: &[Build] = &[
     Build {
         name: "release-before-copies",
         edits: &[Edit {
-            file: "shards/shard/src/space.rs",
+            file: "shards/shard/src/space/ending.rs",
             from: "if self.core.partition.log.durable_lsn() < walk.last_copy_lsn {",
             to: "if self.core.partition.log.durable_lsn() < walk.last_copy_lsn\n            \
                  && !std::env::var(\"MUTANT\").is_ok_and(|m| m == \"release-before-copies\")\n        {",
@@ -180,7 +180,7 @@ pub const BUILDS: &[Build] = &[
     Build {
         name: "replay-behind-copies",
         edits: &[Edit {
-            file: "shards/shard/src/space.rs",
+            file: "shards/shard/src/space/mod.rs",
             from: "        self.began\n    }",
             to: "        if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"replay-behind-copies\") {\n            \
                  return None;\n        }\n        self.began\n    }",
