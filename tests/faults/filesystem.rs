@@ -203,6 +203,19 @@ fn fill_up(server: &Server, acked: &mut Acked, random: &mut Random) -> u64 {
     bytes
 }
 
+/// A server on a full disk ends and begins again; everything reads back.
+#[track_caller]
+fn restarted_full(server: Server, data: &Path, clean: bool, acked: &Acked) -> Server {
+    if clean {
+        server.stop();
+    } else {
+        server.kill();
+    }
+    let server = Server::start(data, SHARDS.into());
+    acked.assert_readable(&server, "full, after a restart");
+    server
+}
+
 #[test]
 fn a_full_disk_refuses_writes_until_there_is_space() {
     let data = directory();
@@ -253,13 +266,7 @@ fn a_full_disk_refuses_writes_until_there_is_space() {
     // It is still a state after a restart, clean or not.
     let mut server = server;
     for clean in [false, true] {
-        if clean {
-            server.stop();
-        } else {
-            server.kill();
-        }
-        server = Server::start(data.path(), SHARDS.into());
-        acked.assert_readable(&server, "full, after a restart");
+        server = restarted_full(server, data.path(), clean, &acked);
         fill_up(&server, &mut acked, &mut random);
         assert_full(&server, &acked, "full again");
     }
@@ -333,13 +340,7 @@ fn a_disk_that_the_log_has_filled_takes_writes_again_by_itself() {
     }
     let mut server = server;
     for clean in [false, true] {
-        if clean {
-            server.stop();
-        } else {
-            server.kill();
-        }
-        server = Server::start(data.path(), SHARDS.into());
-        acked.assert_readable(&server, "full, after a restart");
+        server = restarted_full(server, data.path(), clean, &acked);
         let (mut http, since) = (server.http(), Instant::now());
         let mut refused = 0;
         for number in 0..200 {
