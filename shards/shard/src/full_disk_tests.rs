@@ -120,6 +120,8 @@ fn a_disk_that_gets_room_again_is_as_before() {
     shard.driver.pass_seconds(1);
     shard.turns(50);
     assert!(readyz(&mut shard, client));
+    let log = &shard.core.partition.log;
+    assert!(!log.is_tight(), "a new file could be made");
     for _ in 0..200 {
         assert_eq!(write(&mut shard, client, 1), 201);
     }

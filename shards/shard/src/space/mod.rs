@@ -227,7 +227,7 @@ impl<D: Driver> Shard<D> {
         space.log_bytes = partition.log.bytes_written;
         partition.space.padding_bytes += std::mem::take(&mut partition.log.padding_bytes);
         space.walk_bytes = (WALK_BYTES_IDLE + 4 * written).min(WALK_BYTES_MOST);
-        // Half of what the log writes may be copies: with twice as much on disk as is alive no more is ever needed.
+        // Half of what the log writes may be copies: a log of 1.4 times what is alive needs about that, one of twice as much less.
         space.copy_bytes = (COPY_BYTES_IDLE + written).min(COPY_BYTES_MOST);
         partition.space.age(partition.log.log_time_us());
         let held = &self.core.reads;
