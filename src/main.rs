@@ -13,6 +13,7 @@ mod probe;
 mod prove;
 mod remote;
 mod serve;
+mod share;
 mod supervisor;
 mod text;
 mod tune;

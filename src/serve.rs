@@ -17,6 +17,7 @@ use signal_hook::iterator::Signals;
 use crate::banner;
 use crate::config::{self, ServeConfig, ServeFlags};
 use crate::exit::{Failure, output, usage};
+use crate::share::Share;
 use crate::supervisor;
 use crate::text::counted;
 use crate::tune;
@@ -50,12 +51,14 @@ pub fn run(flags: ServeFlags, matches: &ArgMatches) -> Result<(), Failure> {
 
     let data = &config.settings.data;
     std::fs::create_dir_all(data).with_context(|| format!("--data {}", data.display()))?;
-    preflight(&config)?;
+    let share = Share::of_this_process(&config);
+    preflight(&config, &share)?;
     // Before the engine starts, so that a signal during recovery is a drain and not a kill.
     let mut signals = listen_for_signals()?;
     let settings = &config.settings;
     let (tuning_state, data) = (settings.tuning_state.clone(), settings.data.clone());
-    let engine = Engine::open(engine_config(config))?;
+    let engine = Engine::open(engine_config(config, &share))?;
+    share.tell(engine.banner().shards.len());
     show(&banner::render(engine.banner()));
     supervisor::recovering();
     tune::drift::watch(tuning_state, data);
@@ -107,19 +110,20 @@ fn show(text: &str) {
     }
 }
 
-fn engine_config(config: ServeConfig) -> EngineConfig {
+fn engine_config(config: ServeConfig, share: &Share) -> EngineConfig {
     let ServeConfig {
         settings, token, ..
     } = config;
     EngineConfig {
         data: settings.data,
         shards: settings.shards,
+        shards_max: share.shards_max,
         cores: settings.cores.map(|cores| cores.0),
         listen: settings.listen,
         native_port: settings.port,
         http_port: settings.http_port,
         segment_bytes: settings.segment_bytes.map(|bytes| bytes.0),
-        memory_bytes: settings.memory.map(|bytes| bytes.0),
+        memory_bytes: share.memory_bytes,
         payload_bytes_max: u32::try_from(settings.payload_bytes_max.0)
             .expect("checked to be below 2 MiB"),
         connections_max: settings.connections_max,
@@ -151,15 +155,13 @@ fn engine_config(config: ServeConfig) -> EngineConfig {
 }
 
 /// Says what is missing and how to get it; refuses to start where nothing would work.
-fn preflight(config: &ServeConfig) -> Result<(), Failure> {
+fn preflight(config: &ServeConfig, share: &Share) -> Result<(), Failure> {
     let settings = &config.settings;
-    let shards = settings.shard_count().unwrap_or_else(|| {
-        shard::placement::Placement::of_this_process()
-            .physical
-            .max(1)
-    });
+    let shards = settings
+        .shard_count()
+        .unwrap_or_else(|| shard::placement::Placement::of_this_process().shards(share.shards_max));
     let plan = Plan::new(&PlanInput {
-        memory_bytes: settings.memory.map(|bytes| bytes.0),
+        memory_bytes: share.memory_bytes,
         shards,
         connections_max: settings.connections_max,
         payload_bytes_max: u32::try_from(settings.payload_bytes_max.0)

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use tuning::check::{Finding, Group, Report};
-use tuning::inventory::{Disk, Inventory, Nic, cpu_ranges};
+use tuning::inventory::{Disk, Groups, Inventory, Nic, cpu_ranges};
 
 use crate::text::{counted, human};
 
@@ -187,6 +187,9 @@ fn machine(inventory: &Inventory) -> String {
             Some(_) => "forbidden",
         }
     );
+    if let Some(line) = groups(&inventory.groups) {
+        let _ = writeln!(out, "           {line}");
+    }
     for nic in inventory.nics.iter().filter(|nic| nic.driver.is_some()) {
         let _ = writeln!(out, "network    {}", card(nic));
     }
@@ -210,6 +213,21 @@ fn machine(inventory: &Inventory) -> String {
         let _ = writeln!(out, "disk       {}", disk_text(disk));
     }
     out
+}
+
+/// What control groups leave, if they limit anything.
+fn groups(groups: &Groups) -> Option<String> {
+    let limits = [
+        groups
+            .memory_bytes
+            .map(|bytes| format!("{} of memory", human(bytes))),
+        groups
+            .cores
+            .map(|cores| format!("the time of {cores:.1} cores")),
+        groups.threads.map(|threads| format!("{threads} threads")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    (!limits.is_empty()).then(|| format!("control groups leave {}", limits.join(", ")))
 }
 
 fn card(nic: &Nic) -> String {

@@ -38,6 +38,11 @@ impl Placement {
         Placement::of(Path::new(SYSFS), &allowed)
     }
 
+    /// Shards of a new store: one per physical core, and no more than `most`.
+    pub fn shards(&self, most: Option<usize>) -> usize {
+        self.physical.min(most.unwrap_or(usize::MAX)).max(1)
+    }
+
     /// Of `allowed`, by what the tree under `sysfs` says. A CPU that it says nothing about counts as a core of its own.
     fn of(sysfs: &Path, allowed: &[usize]) -> Placement {
         let cpus: Vec<Cpu> = allowed.iter().map(|id| cpu(sysfs, *id)).collect();

@@ -6,11 +6,13 @@
 mod cpu;
 mod disk;
 mod environment;
+mod groups;
 mod nic;
 
 pub use cpu::{Cache, Core, Cpu, FrequencyPolicy};
 pub use disk::{Data, Disk};
 pub use environment::{Environment, Kernel, Limits, Memory, SoftNet};
+pub use groups::Groups;
 pub use nic::{Driver, Interrupt, Nic};
 
 use serde::Serialize;
@@ -30,6 +32,8 @@ pub struct Inventory {
     pub memory: Memory,
     /// What this process may use.
     pub limits: Limits,
+    /// What its control groups leave it.
+    pub groups: Groups,
     /// Clock in use, and those that the kernel offers.
     pub clocksource: Option<Choice>,
     /// Network cards of this namespace, without loopback.
@@ -80,6 +84,7 @@ impl Inventory {
             cpu,
             memory,
             limits: Limits::gather(system),
+            groups: Groups::gather(system),
             clocksource: text(system, &format!("{clock}/current_clocksource")).map(|current| {
                 Choice {
                     current,

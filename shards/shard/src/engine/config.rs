@@ -18,6 +18,8 @@ pub struct EngineConfig {
     pub data: PathBuf,
     /// None: what the store was made with; for a new one, one per physical core.
     pub shards: Option<usize>,
+    /// A new store gets no more shards than this where `shards` does not say.
+    pub shards_max: Option<usize>,
     /// Cores to pin to, in shard order; None: those that the process may use, as `placement` orders them.
     pub cores: Option<Vec<usize>>,
     /// Address to listen on.

@@ -61,7 +61,7 @@ impl Engine {
         let wanted = config
             .shards
             .or(config.cores.as_ref().map(Vec::len))
-            .unwrap_or(placement.physical.max(1));
+            .unwrap_or(placement.shards(config.shards_max));
         let segment_bytes = config.segment_bytes.unwrap_or(SEGMENT_BYTES);
         let explicit = config.shards.is_some() || config.cores.is_some();
         let store = Store::open(
