@@ -12,7 +12,7 @@ use tuning::settings::Profile;
 use tuning::system::Host;
 
 use super::{
-    ChangeFlags, PersistFlags, RevertFlags, StateDirectory, StateFlags, WantedFlags, path_text,
+    ChangeFlags, PersistFlags, RevertFlags, StateDirectory, VerifyFlags, WantedFlags, path_text,
     pending, print, profile, text,
 };
 use crate::exit::{Failure, usage};
@@ -92,42 +92,15 @@ pub fn apply(flags: &ChangeFlags) -> Result<(), Failure> {
 }
 
 /// Reads again.
-pub fn verify(flags: &StateFlags) -> Result<(), Failure> {
+pub fn verify(flags: &VerifyFlags) -> Result<(), Failure> {
     let asked = Asked::new(&flags.wanted, &flags.state)?;
     let verified = tuning::verify::verify(asked.request())?;
-    let mut out = String::new();
-    match &verified.profile {
-        None => out.push_str("nothing was applied since this machine was booted\n"),
-        Some(profile) => {
-            let _ = writeln!(
-                out,
-                "profile {profile}: {} as they were left",
-                counted(verified.held as u64, "setting")
-            );
-            let _ = writeln!(
-                out,
-                "{} dropped by the receive path since",
-                counted(verified.dropped_since, "packet")
-            );
-        }
+    if flags.json {
+        let json = serde_json::to_string_pretty(&verified).context("what was found is JSON")?;
+        print(&format!("{json}\n"))?;
+    } else {
+        print(&text::verified(&verified))?;
     }
-    for (id, left, now) in &verified.drifted {
-        let _ = writeln!(out, "{id}: {left} was left there, now it is {now}");
-    }
-    for problem in verified.without_effect.iter().chain(&verified.files) {
-        let _ = writeln!(out, "{problem}");
-    }
-    if verified.unfinished {
-        out.push_str("a run was cut short: pinion tune apply --yes finishes it, pinion tune revert --yes undoes it\n");
-    }
-    if verified.pending > 0 {
-        let _ = writeln!(
-            out,
-            "{} pending: pinion tune plan shows the difference",
-            counted(verified.pending as u64, "change")
-        );
-    }
-    print(&out)?;
     if !verified.holds() {
         return Err(Failure::Failed(anyhow::anyhow!(
             "not everything is as it was left: pinion tune apply --yes sets it again, pinion tune revert --yes puts back what was there before"

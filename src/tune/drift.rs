@@ -8,7 +8,6 @@ use shard::engine::note_tuning_drift;
 use tuning::apply::Request;
 use tuning::settings::{Base, Profile};
 use tuning::system::Host;
-use tuning::verify::Verified;
 
 /// Between two looks. Each reads some hundred small files and may run ethtool.
 const EVERY: Duration = Duration::from_secs(60);
@@ -50,18 +49,7 @@ fn look(state: &std::path::Path, data: &std::path::Path) -> Vec<String> {
         state,
     });
     match verified {
-        Ok(Verified {
-            profile: Some(_),
-            drifted,
-            without_effect,
-            ..
-        }) => {
-            let changed = drifted
-                .into_iter()
-                .map(|(id, left, now)| format!("{id}: {left} was left there, now it is {now}"));
-            changed.chain(without_effect).collect()
-        }
-        Ok(_) => Vec::new(),
+        Ok(verified) => verified.amiss().map(ToString::to_string).collect(),
         Err(error) => {
             tracing::debug!("the host's tuning cannot be looked at: {error}");
             Vec::new()

@@ -35,8 +35,8 @@ pub enum TuneCommand {
     Plan(PlanFlags),
     /// Change what `plan` prints, all of it or nothing; the old values are kept for `revert`
     Apply(ChangeFlags),
-    /// Read every changed setting again, and look at its effect; changes nothing
-    Verify(StateFlags),
+    /// Read every changed setting again, and look at its effect where the kernel shows one; changes nothing
+    Verify(VerifyFlags),
     /// Put every changed setting back as it was
     Revert(RevertFlags),
     /// Install files that set at boot what `plan` prints, or take them away again
@@ -114,11 +114,14 @@ pub struct ChangeFlags {
 
 /// Flags of `pinion tune verify`.
 #[derive(Args, Debug)]
-pub struct StateFlags {
+pub struct VerifyFlags {
     #[command(flatten)]
     pub wanted: WantedFlags,
     #[command(flatten)]
     pub state: StateDirectory,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `pinion tune revert`.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use tuning::check::{Finding, Group, Report};
 use tuning::inventory::{Disk, Groups, Inventory, Nic, cpu_ranges};
+use tuning::verify::{Outcome, Verified};
 
 use crate::text::{counted, human};
 
@@ -62,6 +63,64 @@ pub fn difference(report: &Report) -> String {
             counted(changes as u64, "change")
         ),
     };
+    out
+}
+
+/// What was changed, looked at again.
+pub fn verified(verified: &Verified) -> String {
+    let mut out = String::new();
+    match &verified.profile {
+        None => out.push_str("nothing was applied since this machine was booted\n"),
+        Some(profile) => {
+            let seen = verified.settings(Outcome::EffectSeen).count();
+            let read = verified.settings(Outcome::ReadAgain).count();
+            let _ = writeln!(
+                out,
+                "profile {profile}: {} as they were left; of {seen} the effect is seen, {read} are only read again",
+                counted((seen + read) as u64, "setting")
+            );
+            let _ = writeln!(
+                out,
+                "{} dropped by the receive path since",
+                counted(verified.dropped_since, "packet")
+            );
+        }
+    }
+    for (outcome, heading) in [
+        (Outcome::EffectSeen, "effect seen"),
+        (Outcome::ReadAgain, "only read again"),
+        (Outcome::WithoutEffect, "without effect"),
+        (Outcome::Drifted, "not as it was left"),
+    ] {
+        let count = verified.settings(outcome).count();
+        if count > 0 {
+            let _ = writeln!(out, "\n{heading} ({count})");
+        }
+        for looked in verified.settings(outcome) {
+            let shown = looked.shown.as_deref().unwrap_or_default();
+            let _ = match outcome {
+                Outcome::ReadAgain => writeln!(out, "  {:<36} {}", looked.id, looked.now),
+                Outcome::Drifted => writeln!(out, "  {looked}"),
+                _ => writeln!(out, "  {:<36} {}: {shown}", looked.id, looked.now),
+            };
+        }
+    }
+    if !verified.settings.is_empty() {
+        out.push('\n');
+    }
+    for problem in &verified.files {
+        let _ = writeln!(out, "{problem}");
+    }
+    if verified.unfinished {
+        out.push_str("a run was cut short: pinion tune apply --yes finishes it, pinion tune revert --yes undoes it\n");
+    }
+    if verified.pending > 0 {
+        let _ = writeln!(
+            out,
+            "{} pending: pinion tune plan shows the difference",
+            counted(verified.pending as u64, "change")
+        );
+    }
     out
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::check::{Finding, Group, Report};
+use crate::effect;
 use crate::error::Error;
 use crate::journal::{self, Found, Journal, Phase};
 use crate::revert::{self, Conflict};
@@ -264,6 +265,8 @@ impl Run<'_> {
         if self.journal.entries.is_empty() {
             return Journal::remove(system, state).map_err(Stop::Journal);
         }
+        let targets = self.journal.entries.iter().map(|entry| &entry.target);
+        self.journal.interrupts = effect::taken_at(system, targets);
         self.journal.save(system, state).map_err(Stop::Journal)
     }
 

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::effect::Interrupts;
 use crate::error::Error;
 use crate::inventory::Inventory;
 use crate::system::{Lock, System};
@@ -54,6 +55,9 @@ pub struct Journal {
     pub phase: Phase,
     /// Packets that the receive path had dropped when the first run began.
     pub dropped_before: u64,
+    /// What the cores had taken of the interrupts that were sent elsewhere, at the end of the last run.
+    #[serde(default)]
+    pub interrupts: Interrupts,
     /// In the order in which they are changed, and put back.
     pub entries: Vec<Entry>,
 }
@@ -92,6 +96,7 @@ impl Journal {
             profile: profile.to_owned(),
             phase: Phase::Applying,
             dropped_before: inventory.soft_net.dropped,
+            interrupts: Interrupts::new(),
             entries: Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `system` (the seam to a machine) → `inventory` (what it is) → `settings` (the table: what is wanted) →
 //! `items`, `steering` (the table laid over a machine) → `check` (the verdicts) → `script`, `journal`, `apply`, `revert`,
-//! `verify` (changing and putting back) → `persist` (files for the next boot, from `sysctl/`).
+//! `verify`, `effect` (changing and putting back) → `persist` (files for the next boot, from `sysctl/`).
 //!
 //! Invariants:
 //! - nothing is written before its old value is on stable storage; nothing is written that the table does not name;
@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod check;
+mod effect;
 mod error;
 mod ethtool;
 pub mod inventory;

@@ -1,26 +1,65 @@
 //! Whether what was applied is in force: every value read again, and the effect looked at where the kernel shows one.
 
+use std::fmt;
+
+use serde::Serialize;
+
 use crate::apply::Request;
 use crate::check::Report;
+use crate::effect::{self, Effect};
 use crate::error::Error;
-use crate::ethtool::Setting;
-use crate::inventory::{SoftNet, cpu_list, names, text};
+use crate::inventory::SoftNet;
 use crate::journal::{Entry, Found, Journal, Phase};
 use crate::persist;
 use crate::system::System;
-use crate::target::Target;
+
+/// What became of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It reads as it was left. Nothing shows what it does.
+    ReadAgain,
+    /// It reads as it was left, and does what it is for.
+    EffectSeen,
+    /// It reads as it was left, and does not do what it is for.
+    WithoutEffect,
+    /// It does not read as it was left.
+    Drifted,
+}
+
+/// A setting that was changed, looked at again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Looked {
+    /// The setting.
+    pub id: String,
+    /// What was left there.
+    pub left: String,
+    /// What is there now, or why it cannot be read.
+    pub now: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What shows its effect, or that there is none.
+    pub shown: Option<String>,
+}
+
+impl fmt::Display for Looked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Looked { id, left, now, .. } = self;
+        match (self.outcome, &self.shown) {
+            (Outcome::Drifted, _) => write!(f, "{id}: {left} was left there, now it is {now}"),
+            (_, Some(shown)) => write!(f, "{id}: {now}, {shown}"),
+            (_, None) => write!(f, "{id}: {now}, read again; nothing shows its effect"),
+        }
+    }
+}
 
 /// What was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verified {
     /// Profile that was applied in this boot; None if none was.
     pub profile: Option<String>,
-    /// Settings that are as they were left.
-    pub held: usize,
-    /// Settings that are not: the setting, what was left there, what is there now.
-    pub drifted: Vec<(String, String, String)>,
-    /// Values that are in force without the effect they should have.
-    pub without_effect: Vec<String>,
+    /// Settings that were changed.
+    pub settings: Vec<Looked>,
     /// Installed files that are not as they were written.
     pub files: Vec<String>,
     /// A run that was cut short.
@@ -32,13 +71,24 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// Settings with this outcome.
+    pub fn settings(&self, outcome: Outcome) -> impl Iterator<Item = &Looked> {
+        self.settings
+            .iter()
+            .filter(move |looked| looked.outcome == outcome)
+    }
+
+    /// Settings that are not in force, or not with the effect that they should have.
+    pub fn amiss(&self) -> impl Iterator<Item = &Looked> {
+        self.settings
+            .iter()
+            .filter(|looked| matches!(looked.outcome, Outcome::Drifted | Outcome::WithoutEffect))
+    }
+
     /// Whether everything that was applied is in force.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.drifted.is_empty()
-            && self.without_effect.is_empty()
-            && self.files.is_empty()
-            && !self.unfinished
+        self.amiss().next().is_none() && self.files.is_empty() && !self.unfinished
     }
 }
 
@@ -63,47 +113,34 @@ pub fn verify(request: Request<'_>) -> Result<Verified, Error> {
     verified.dropped_since = SoftNet::gather(system)
         .dropped
         .saturating_sub(journal.dropped_before);
-    for entry in &journal.entries {
-        let Some(left) = entry.after.as_ref().or(entry.wrote.as_ref()) else {
-            continue;
-        };
-        match entry.target.read(system) {
-            Ok(now) if now == *left => {
-                verified.held += 1;
-                verified.without_effect.extend(effect(system, entry, &now));
-            }
-            // What the kernel drags along may move on its own.
-            _ if entry.wrote.is_none() => {}
-            Ok(now) => verified.drifted.push((entry.id.clone(), left.clone(), now)),
-            Err(error) => {
-                let drift = (entry.id.clone(), left.clone(), error.to_string());
-                verified.drifted.push(drift);
-            }
-        }
-    }
+    verified.settings = (journal.entries.iter())
+        .filter_map(|entry| look(system, entry, &journal))
+        .collect();
     verified.profile = Some(journal.profile);
     Ok(verified)
 }
 
-/// What shows that a value in force does nothing.
-fn effect(system: &dyn System, entry: &Entry, now: &str) -> Option<String> {
-    match &entry.target {
-        Target::File { path, .. } => {
-            let irq = path.strip_suffix("/smp_affinity_list")?;
-            let effective = text(system, &format!("{irq}/effective_affinity_list"))?;
-            let allowed = cpu_list(now);
-            let outside = cpu_list(&effective)
-                .iter()
-                .any(|core| !allowed.contains(core));
-            outside.then(|| format!("{}: the interrupt still goes to core {effective}", entry.id))
+/// None: there is nothing to say of it.
+fn look(system: &dyn System, entry: &Entry, journal: &Journal) -> Option<Looked> {
+    let left = entry.after.as_ref().or(entry.wrote.as_ref())?;
+    let now = entry.target.read(system);
+    let (outcome, shown) = match &now {
+        Ok(now) if now == left => {
+            match effect::effect(system, &entry.target, now, &journal.interrupts) {
+                None => (Outcome::ReadAgain, None),
+                Some(Effect::Seen(shown)) => (Outcome::EffectSeen, Some(shown)),
+                Some(Effect::Missing(shown)) => (Outcome::WithoutEffect, Some(shown)),
+            }
         }
-        Target::Ethtool { nic, setting } if *setting == Setting::Channels => {
-            let queues = names(system, &format!("/sys/class/net/{nic}/queues"));
-            let receive = queues.iter().filter(|name| name.starts_with("rx-")).count();
-            let wanted: usize = now.parse().ok()?;
-            (receive < wanted)
-                .then(|| format!("{}: the card shows {receive} receive queues", entry.id))
-        }
-        Target::Ethtool { .. } => None,
-    }
+        // What the kernel drags along may move on its own.
+        _ if entry.wrote.is_none() => return None,
+        _ => (Outcome::Drifted, None),
+    };
+    Some(Looked {
+        id: entry.id.clone(),
+        left: left.clone(),
+        now: now.unwrap_or_else(|error| error.to_string()),
+        outcome,
+        shown,
+    })
 }
