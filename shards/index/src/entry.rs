@@ -58,7 +58,8 @@ pub(crate) type Packed = [u32; 5];
 /// The size class that covers `bytes` (at most [`BYTES_MAX`]), as its position in [`SIZE_CLASSES`]: the power of two that
 /// covers them, plus the classes below it that are none.
 #[inline]
-fn class_of(bytes: u32) -> u32 {
+#[must_use]
+pub fn class_of(bytes: u32) -> u32 {
     let power = bytes
         .max(SIZE_CLASSES[0])
         .next_power_of_two()

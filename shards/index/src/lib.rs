@@ -33,6 +33,6 @@ pub mod table;
 mod model_tests;
 
 pub use digest::{Digest, DigestKey};
-pub use entry::Entry;
+pub use entry::{Entry, SIZE_CLASSES, class_of};
 pub use memory::{Bucket, TableMemory};
 pub use table::{Index, IndexError, Place};

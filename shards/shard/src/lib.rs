@@ -58,6 +58,7 @@ mod scrub_tests;
 mod scrubber;
 mod sleepers;
 mod space;
+mod space_counts;
 #[cfg(test)]
 mod space_counts_tests;
 #[cfg(test)]

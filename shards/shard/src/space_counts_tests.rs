@@ -1,10 +1,10 @@
 //! What compaction goes by: bytes in the log, counted once, padding and idle files included.
 
 use crate::checkpoint_tests::checkpoint;
+use crate::space_counts::SpaceCounts;
 use crate::space_tests::{begin, read, restart, scan, segment_files, write};
 use crate::test_driver::{TestDriver, post};
 use crate::turn::Shard;
-use crate::worth::SpaceCounts;
 
 fn counts(shard: &Shard<TestDriver>) -> (u64, u64) {
     let space = &shard.core.partition.space;
@@ -103,4 +103,111 @@ fn files_that_hold_nothing_count_but_do_not_make_copying_dearer_than_it_is_worth
     );
     let beside_histories = holding(900_000, 900_000);
     assert!(!beside_histories.is_too_much(None, 200));
+}
+
+/// A log of segments of 64 KiB with keys of one stream, packed from its front as the engine does, by its own counts.
+struct Model {
+    counts: SpaceCounts,
+    /// Of each segment that is there: key and length of its records.
+    segments: std::collections::VecDeque<Vec<(usize, u32)>>,
+    first: u32,
+    open_bytes: u64,
+    /// Of each key: segment, place in it, length.
+    newest: Vec<(u32, usize, u32)>,
+    released: usize,
+}
+
+impl Model {
+    /// Keys with a record of these lengths.
+    fn new(lengths: &[u32]) -> Model {
+        let mut model = Model {
+            counts: SpaceCounts::default(),
+            segments: std::iter::once(Vec::new()).collect(),
+            first: 1,
+            open_bytes: 0,
+            newest: Vec::new(),
+            released: 0,
+        };
+        for (key, length) in lengths.iter().enumerate() {
+            let place = model.lay_down(key, *length);
+            model.newest.push(place);
+        }
+        model
+    }
+
+    fn lay_down(&mut self, key: usize, length: u32) -> (u32, usize, u32) {
+        if self.open_bytes + u64::from(length) > 64 << 10 {
+            self.segments.push_back(Vec::new());
+            self.open_bytes = 0;
+        }
+        self.open_bytes += u64::from(length);
+        let segment = self.first + self.segments.len() as u32 - 1;
+        let open = self.segments.back_mut().expect("the open one");
+        open.push((key, length));
+        self.counts.laid_down(segment, length.into());
+        (segment, open.len() - 1, length)
+    }
+
+    fn overwrite(&mut self, key: usize, length: u32) {
+        let (segment, _, before) = self.newest[key];
+        let class = index::SIZE_CLASSES[index::class_of(before) as usize];
+        self.newest[key] = self.lay_down(key, length);
+        self.counts.died(segment, class);
+        while self.counts.is_too_much(None, 200) && self.segments.len() > 1 {
+            self.walk();
+        }
+    }
+
+    /// The oldest segment is walked: copies are 32 bytes longer than what they are of.
+    fn walk(&mut self) {
+        let (mut walked, mut copied) = (0, 0);
+        for place in 0..self.segments[0].len() {
+            let (key, length) = self.segments[0][place];
+            walked += u64::from(length);
+            if self.newest[key] == (self.first, place, length) {
+                copied += u64::from(length);
+                let copy = length + if length % 100 == 0 { 32 } else { 0 };
+                self.newest[key] = self.lay_down(key, copy);
+            }
+        }
+        self.segments.pop_front();
+        self.counts.released(self.first, walked, copied, 0);
+        self.first += 1;
+        self.released += 1;
+    }
+
+    /// What the counts take to be alive, over what is.
+    fn error(&self) -> f64 {
+        let alive: u64 = self
+            .newest
+            .iter()
+            .map(|(.., length)| u64::from(*length))
+            .sum();
+        (self.counts.record_bytes - self.counts.dead_bytes) as f64 / alive as f64
+    }
+}
+
+#[test]
+fn what_is_alive_is_known_however_often_it_is_copied_and_overwritten() {
+    // Cold keys in front, which every round copies; hot ones whose copies are longer than what overwrites them; two lengths.
+    for (lengths, cold) in [([300, 300], 0), ([300, 300], 2_000), ([300, 1700], 1_000)] {
+        let length = |n: usize| lengths[n % 2];
+        let first: Vec<u32> = (0..4_000).map(length).collect();
+        let mut model = Model::new(&first);
+        for n in 0..400_000_usize {
+            let key = cold + (n * 7_919) % (4_000 - cold);
+            model.overwrite(key, length(n / 3));
+            if n % 1_000 == 999 {
+                let error = model.error();
+                assert!(
+                    (0.85..1.2).contains(&error),
+                    "{lengths:?}, {cold} cold: {error:.2} times what is alive after {n}"
+                );
+            }
+        }
+        assert!(model.released > 500, "{} released", model.released);
+        let log = model.counts.record_bytes as f64;
+        let alive: u32 = model.newest.iter().map(|(.., length)| length).sum();
+        assert!(log / f64::from(alive) < 2.3, "{}", log / f64::from(alive));
+    }
 }

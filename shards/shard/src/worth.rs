@@ -4,100 +4,13 @@
 //! that the stream's policy shows) is appended once more as a relocated copy, which keeps everything that a reply said of it;
 //! the index then names the copy. It does not know when that is done, or at which pace: that is `space`'s.
 
-use std::collections::VecDeque;
-
 use index::Entry;
-use index::checkpoint::CheckpointHeader;
 use wal::extension::{self, Relocated};
 use wal::record::{Kind, NewRecord, RecordView};
 use wal::{Link, Location};
 
 use crate::log::{Blocked, Claim};
 use crate::partition::Partition;
-
-/// Files that hold nothing count too when disk use is held down, but a log that holds no more than so many hundredths of what
-/// is alive is left alone: under uniform overwrites about as many bytes would be copied as are freed.
-const LEAST_PERCENT: u64 = 140;
-
-/// What is known of the bytes in the log. An estimate: it decides when compaction looks, never what it frees.
-#[derive(Clone, Debug, Default)]
-pub struct SpaceCounts {
-    /// Record bytes in the segments that are not released.
-    pub record_bytes: u64,
-    /// Of them, about so many that nobody can read any more.
-    pub dead_bytes: u64,
-    /// Beside them: headers and padding of their batches. Where every record has a batch of its own this is most of the log.
-    pub padding_bytes: u64,
-    /// Last lsn that is counted by what a checkpoint remembered.
-    counted_lsn: u64,
-    /// Of streams with a largest age: (segment, when the last of them ends in log time, bytes), by segment.
-    aging: VecDeque<(u32, u64, u64)>,
-}
-
-impl SpaceCounts {
-    /// As a checkpoint remembers it; what ages there does so until `ends_us` at the latest.
-    pub fn of(header: &CheckpointHeader, ends_us: u64) -> SpaceCounts {
-        let aging = (header.aging_bytes > 0).then_some((0, ends_us, header.aging_bytes));
-        SpaceCounts {
-            record_bytes: header.record_bytes,
-            dead_bytes: header.dead_bytes,
-            padding_bytes: header.padding_bytes,
-            counted_lsn: header.counted_lsn,
-            aging: aging.into_iter().collect(),
-        }
-    }
-
-    /// Bytes that will end by age.
-    pub fn aging_bytes(&self) -> u64 {
-        self.aging.iter().map(|(.., bytes)| bytes).sum()
-    }
-
-    /// Whether a replay that comes to `lsn` has it in the checkpoint's counts already.
-    pub fn has_counted(&self, lsn: u64) -> bool {
-        lsn <= self.counted_lsn
-    }
-
-    /// Whether the log takes more than `percent` hundredths of what of it can still be read, so that a walk is worth it.
-    ///
-    /// `idle_bytes`, of files that hold nothing: Some where packing costs nothing but the copies. Then padding counts as well,
-    /// and such files, as long as the log itself takes `LEAST_PERCENT`.
-    pub fn is_too_much(&self, idle_bytes: Option<u64>, percent: u64) -> bool {
-        let alive = self.record_bytes.saturating_sub(self.dead_bytes);
-        let Some(idle_bytes) = idle_bytes else {
-            return self.record_bytes > alive.saturating_mul(percent) / 100;
-        };
-        let log = self.record_bytes + self.padding_bytes;
-        log + idle_bytes > alive.saturating_mul(percent) / 100
-            && log > alive.saturating_mul(percent.min(LEAST_PERCENT)) / 100
-    }
-
-    /// Time has passed.
-    pub fn age(&mut self, log_time_us: u64) {
-        while let Some((_, ends_us, bytes)) = self.aging.front()
-            && *ends_us < log_time_us
-        {
-            self.dead_bytes = (self.dead_bytes + bytes).min(self.record_bytes);
-            self.aging.pop_front();
-        }
-    }
-
-    /// A segment is released in which `walked` record bytes were found, of which `copied` were worth it. What was thought to
-    /// be dead and is not is forgotten with it: an estimate that is too high dies out in one round through the log.
-    pub fn released(&mut self, segment: u32, walked: u64, copied: u64, padding: u64) {
-        self.padding_bytes = self.padding_bytes.saturating_sub(padding);
-        let expected =
-            u128::from(self.dead_bytes) * u128::from(walked) / u128::from(self.record_bytes.max(1));
-        let dead = (walked - copied.min(walked)).max(expected as u64);
-        self.dead_bytes = self.dead_bytes.saturating_sub(dead);
-        self.record_bytes = self.record_bytes.saturating_sub(walked);
-        self.dead_bytes = self.dead_bytes.min(self.record_bytes);
-        while let Some((of, ..)) = self.aging.front()
-            && (1..=segment).contains(of)
-        {
-            self.aging.pop_front();
-        }
-    }
-}
 
 /// Which records of a stream its policy has ended, by their age or their place: they are not served, and not copied forward.
 #[derive(Clone, Copy, Debug, Default)]
@@ -192,40 +105,38 @@ impl Partition {
     /// Record bytes were laid down.
     #[inline]
     pub fn note_laid_down(&mut self, stream: u32, bytes: u64, segment: u32, timestamp_us: u64) {
-        self.space.record_bytes += bytes;
+        self.space.laid_down(segment, bytes);
         let age = self
             .streams
             .get(stream)
             .and_then(|s| s.policy.max_age_seconds);
         if let Some(seconds) = age {
             let ends_us = timestamp_us.saturating_add(seconds.saturating_mul(1_000_000));
-            match self.space.aging.back_mut() {
-                Some((of, last_us, sum)) if *of == segment => {
-                    (*last_us, *sum) = ((*last_us).max(ends_us), *sum + bytes);
-                }
-                _ => self.space.aging.push_back((segment, ends_us, bytes)),
-            }
+            self.space.will_age(segment, ends_us, bytes);
         }
     }
 
-    /// A record took another's place in the index: which bytes died of it, about.
+    /// A record took another's place in the index: what died of it.
     #[inline]
     pub fn note_replaced(&mut self, stream: u32, before: Option<Entry>, entry: &Entry) {
-        let Some(before) = before.filter(|before| self.is_live(before)) else {
+        let policy = self.streams.get(stream).map(|s| &s.policy);
+        let Some(depth) = policy.and_then(|policy| policy.history_depth) else {
             return;
         };
-        let depth = self
-            .streams
-            .get(stream)
-            .and_then(|s| s.policy.history_depth);
-        if depth.is_some_and(|depth| entry.version > depth) {
-            // What falls out of the history is taken to be as long as what came; an entry knows lengths by class only.
-            let died = if entry.tombstone {
-                before.bytes / 4 * 3 + entry.bytes
-            } else {
-                before.bytes.min(entry.bytes)
-            };
-            self.space.dead_bytes += u64::from(died);
+        let there = before.filter(|before| !self.log.is_released(before.location.segment));
+        if depth > 1 {
+            // What falls out of the history is taken to be of the class of what came before.
+            if let Some(before) = there.filter(|_| entry.version > depth) {
+                self.space.died_somewhere(before.bytes);
+            }
+            return;
+        }
+        if let Some(before) = there.filter(|before| !before.tombstone) {
+            self.space.died(before.location.segment, before.bytes);
+        }
+        // Without a history a tombstone is not kept for itself.
+        if entry.tombstone {
+            self.space.died(entry.location.segment, entry.bytes);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::dedup::{Carried, ChunkError, IdempotencyKeys, KeyLimits, ProducerLimi
 use crate::log::{Claim, Log};
 use crate::streams::Streams;
 
-pub use crate::worth::SpaceCounts;
+pub use crate::space_counts::SpaceCounts;
 pub use append::append_gate;
 pub use memory::{CacheMemory, IndexMemory};
 

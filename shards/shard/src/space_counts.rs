@@ -1,0 +1,180 @@
+//! What is known of the bytes in the log: an estimate that decides when compaction looks, never what it frees.
+//!
+//! Record bytes are counted as they are laid down and as they are walked, exactly. Of what died an index entry knows the place
+//! and a size class, so it is taken to be as long as records of that class are on average, and noted for the segment that it
+//! lies in, as the segment usage table of a log-structured file system does (Rosenblum and Ousterhout, "The Design and
+//! Implementation of a Log-Structured File System", 1992): what was thought of a segment leaves with it, so that errors do not
+//! add up. What fell out of a deeper history, or was ended by a limit in bytes, lies nobody knows where: it is one sum.
+//!
+//! It does not know records, policies, or when space is looked for.
+
+use std::collections::VecDeque;
+
+use index::checkpoint::CheckpointHeader;
+use index::{SIZE_CLASSES, class_of};
+
+/// Files that hold nothing count too when disk use is held down, but a log that holds no more than so many hundredths of what
+/// is alive is left alone: under uniform overwrites about as many bytes would be copied as are freed.
+const LEAST_PERCENT: u64 = 140;
+
+/// Records that the average length of a size class is taken over, about.
+const LENGTHS_OVER: f32 = 4096.0;
+
+/// See the module's header.
+#[derive(Clone, Debug, Default)]
+pub struct SpaceCounts {
+    /// Record bytes in the segments that are not released.
+    pub record_bytes: u64,
+    /// Of them, about so many that nobody can read any more.
+    pub dead_bytes: u64,
+    /// Beside them: headers and padding of their batches. Where every record has a batch of its own this is most of the log.
+    pub padding_bytes: u64,
+    /// Last lsn that is counted by what a checkpoint remembered.
+    counted_lsn: u64,
+    /// Of streams with a largest age: (segment, when the last of them ends in log time, bytes), by segment.
+    aging: VecDeque<(u32, u64, u64)>,
+    /// Of the dead bytes those whose segment is known, for each segment from `first` on.
+    died: VecDeque<u64>,
+    first: u32,
+    /// Sum of `died`.
+    died_bytes: u64,
+    /// Of each size class: average length of the records laid down, and how many count for it.
+    lengths: [(f32, f32); SIZE_CLASSES.len()],
+}
+
+impl SpaceCounts {
+    /// As a checkpoint remembers it; what ages there does so until `ends_us` at the latest.
+    pub fn of(header: &CheckpointHeader, ends_us: u64) -> SpaceCounts {
+        let aging = (header.aging_bytes > 0).then_some((0, ends_us, header.aging_bytes));
+        SpaceCounts {
+            record_bytes: header.record_bytes,
+            dead_bytes: header.dead_bytes,
+            padding_bytes: header.padding_bytes,
+            counted_lsn: header.counted_lsn,
+            aging: aging.into_iter().collect(),
+            ..SpaceCounts::default()
+        }
+    }
+
+    /// A record was laid down.
+    #[inline]
+    pub fn laid_down(&mut self, segment: u32, bytes: u64) {
+        self.record_bytes += bytes;
+        if self.died.is_empty() {
+            self.first = segment;
+        }
+        let missing = (segment + 1).saturating_sub(self.first + self.died.len() as u32);
+        self.died.extend((0..missing).map(|_| 0));
+        let (average, over) = &mut self.lengths[class_of(bytes as u32) as usize];
+        *over = (*over + 1.0).min(LENGTHS_OVER);
+        *average += (bytes as f32 - *average) / *over;
+    }
+
+    /// Of what was laid down last so many bytes end by age, at `ends_us` in log time.
+    pub fn will_age(&mut self, segment: u32, ends_us: u64, bytes: u64) {
+        match self.aging.back_mut() {
+            Some((of, last_us, sum)) if *of == segment => {
+                (*last_us, *sum) = ((*last_us).max(ends_us), *sum + bytes);
+            }
+            _ => self.aging.push_back((segment, ends_us, bytes)),
+        }
+    }
+
+    /// One of the records whose length rounds up to `class_bytes` died in this segment.
+    #[inline]
+    pub fn died(&mut self, segment: u32, class_bytes: u32) {
+        let bytes = self.about(class_bytes);
+        self.note_died(segment, bytes);
+    }
+
+    /// One of the records whose length rounds up to `class_bytes` died somewhere.
+    pub fn died_somewhere(&mut self, class_bytes: u32) {
+        self.dead_bytes += self.about(class_bytes);
+    }
+
+    fn about(&self, class_bytes: u32) -> u64 {
+        match self.lengths[class_of(class_bytes) as usize] {
+            (_, 0.0) => class_bytes.into(),
+            (average, _) => average as u64,
+        }
+    }
+
+    fn note_died(&mut self, segment: u32, bytes: u64) {
+        self.dead_bytes += bytes;
+        if let Some(died) = self.died_in(segment) {
+            *died += bytes;
+            self.died_bytes += bytes;
+        }
+    }
+
+    fn died_in(&mut self, segment: u32) -> Option<&mut u64> {
+        let place = segment.checked_sub(self.first)?;
+        self.died.get_mut(place as usize)
+    }
+
+    /// Bytes that will end by age.
+    pub fn aging_bytes(&self) -> u64 {
+        self.aging.iter().map(|(.., bytes)| bytes).sum()
+    }
+
+    /// Whether a replay that comes to `lsn` has it in the checkpoint's counts already.
+    pub fn has_counted(&self, lsn: u64) -> bool {
+        lsn <= self.counted_lsn
+    }
+
+    /// Whether the log takes more than `percent` hundredths of what of it can still be read, so that a walk is worth it.
+    ///
+    /// `idle_bytes`, of files that hold nothing: Some where packing costs nothing but the copies. Then padding counts as well,
+    /// and such files, as long as the log itself takes `LEAST_PERCENT`.
+    pub fn is_too_much(&self, idle_bytes: Option<u64>, percent: u64) -> bool {
+        let alive = self.record_bytes.saturating_sub(self.dead_bytes);
+        let Some(idle_bytes) = idle_bytes else {
+            return self.record_bytes > alive.saturating_mul(percent) / 100;
+        };
+        let log = self.record_bytes + self.padding_bytes;
+        log + idle_bytes > alive.saturating_mul(percent) / 100
+            && log > alive.saturating_mul(percent.min(LEAST_PERCENT)) / 100
+    }
+
+    /// Time has passed.
+    pub fn age(&mut self, log_time_us: u64) {
+        while let Some((segment, ends_us, bytes)) = self.aging.front()
+            && *ends_us < log_time_us
+        {
+            // What was overwritten there has died before.
+            let (segment, bytes) = (*segment, *bytes);
+            let before = self.died_in(segment).map_or(0, |died| *died);
+            self.note_died(segment, bytes.saturating_sub(before));
+            self.dead_bytes = self.dead_bytes.min(self.record_bytes);
+            self.aging.pop_front();
+        }
+    }
+
+    /// A segment is released in which `walked` record bytes were found, of which `copied` were worth it. What was thought of
+    /// it is forgotten with it. Of what died somewhere it takes what else was dead here, or its share if that is more: an
+    /// estimate that is too high dies out in one round through the log.
+    pub fn released(&mut self, segment: u32, walked: u64, copied: u64, padding: u64) {
+        self.padding_bytes = self.padding_bytes.saturating_sub(padding);
+        let somewhere = self.dead_bytes.saturating_sub(self.died_bytes);
+        let share =
+            u128::from(somewhere) * u128::from(walked) / u128::from(self.record_bytes.max(1));
+        let mut known = 0;
+        while self.first <= segment
+            && let Some(died) = self.died.pop_front()
+        {
+            known += died;
+            self.first += 1;
+        }
+        self.died_bytes -= known;
+        let others = walked.saturating_sub(copied).saturating_sub(known);
+        let dead = known + others.max(share as u64).min(somewhere);
+        self.dead_bytes = self.dead_bytes.saturating_sub(dead);
+        self.record_bytes = self.record_bytes.saturating_sub(walked);
+        self.dead_bytes = self.dead_bytes.min(self.record_bytes);
+        while let Some((of, ..)) = self.aging.front()
+            && (1..=segment).contains(of)
+        {
+            self.aging.pop_front();
+        }
+    }
+}
