@@ -145,8 +145,9 @@ impl Checkpointer {
         let segment = partition.log.segment_bytes();
         let now = Checkpointer::bytes_of_next(partition).max(self.bytes);
         let log = partition.space.record_bytes.max(segment);
+        // An entry of a checkpoint is no longer than the record that it names, however large the checkpoint is by now.
         let more = u128::from(now) * u128::from(3 * segment) / u128::from(log);
-        now + more as u64 + segment / 8
+        now + (more as u64).min(3 * segment) + segment / 8
     }
 
     /// Enough segments wait for checkpoints that let go of them.
