@@ -64,11 +64,13 @@ fn a_policy_is_kept_shown_and_enforced_at_reads() {
         eventually("all shards' records to be too old", || {
             (http.get("/v1/streams/s/scan").lines().is_empty()).then_some(())
         });
-        // The version goes on.
-        assert_eq!(
-            http.post("/v1/streams/s/records/k", "new").json()["version"],
-            11
-        );
+        // Conditions see what gets see: it is not there. The version goes on all the same.
+        let path = "/v1/streams/s/records/k";
+        let matching = http.call("POST", path, &["If-Match: \"10\""], "not");
+        assert_eq!(matching.status, 412);
+        assert_eq!(http.call("DELETE", path, &[], "").status, 404);
+        let new = http.call("POST", path, &["If-None-Match: *"], "new");
+        assert_eq!((new.status, &new.json()["version"]), (201, &11.into()));
         assert_eq!(http.get("/v1/streams/s/records/k").text(), "new");
         assert_eq!(http.get("/v1/streams").json()["streams"][0]["stream"], "s");
         server.stop();

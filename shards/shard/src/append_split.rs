@@ -1,6 +1,6 @@
 //! An append whose records belong to several shards, in either protocol: sorted by owner, every owner asked for its part.
 //!
-//! Our own part goes first: only it can have to wait for room, and then nobody else has been asked yet. It does not know
+//! Our own part goes first: only it can have to wait, and then nobody else has been asked yet. It does not know
 //! how a part is appended, or how the answers become one (`jobs`).
 
 use wire::native::AppendIter;
@@ -9,7 +9,7 @@ use crate::conns::Connection;
 use crate::core::Core;
 use crate::hop::{Ask, Origin};
 use crate::jobs::{AppendWork, Voice, Work};
-use crate::owner::Later;
+use crate::partition::Later;
 
 impl<S> Core<S> {
     /// The one shard that all records belong to, if there is one.
@@ -76,7 +76,7 @@ impl<S> Core<S> {
                     self.outbound[shard].ask(ticket, &part_of(shard));
                 }
             }
-            Err(Later) => self.forget(conn, ticket),
+            Err(_) => self.forget(conn, ticket),
         }
         self.split = split;
         result

@@ -7,10 +7,11 @@ use subtle::ConstantTimeEq;
 use wire::Cursor;
 
 use crate::conns::Connection;
-use crate::core::Core;
+use crate::core::{Core, Waiter};
 use crate::driver::{ConnId, Door};
 use crate::hop::{Ask, Ticket};
 use crate::jobs::{Asker, ScanWork, Voice, Work};
+use crate::partition::Later;
 
 impl<S> Core<S> {
     /// Bytes arrived on a connection.
@@ -58,6 +59,13 @@ impl<S> Core<S> {
 
     /// Try again what a stalled (or resumed) connection has kept. True if a request was taken up.
     pub(crate) fn retry(&mut self, id: ConnId) -> bool {
+        self.begin_try(Waiter::Connection(id));
+        let taken = self.parse_again(id);
+        self.end_try();
+        taken
+    }
+
+    fn parse_again(&mut self, id: ConnId) -> bool {
         let Some(mut conn) = self.conns.check_out(id) else {
             return false;
         };
@@ -130,10 +138,10 @@ impl<S> Core<S> {
         own || self.overloaded() || self.draining
     }
 
-    /// The log has no room: keep the connection's input until it has.
-    pub(crate) fn stall(&mut self, conn: &mut Connection) {
+    /// An append was not taken: keep the connection's input until what it waits for has come.
+    pub(crate) fn stall(&mut self, conn: &mut Connection, later: Later) {
         conn.stalled = true;
-        self.connection_waits(conn.id);
+        self.connection_waits(conn.id, later);
     }
 
     /// Undo the start of a job whose request will be parsed again.

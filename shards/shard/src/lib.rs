@@ -18,6 +18,8 @@ mod cache;
 mod checkpoint_tests;
 mod checkpointer;
 mod commit_window;
+#[cfg(test)]
+mod conditions_tests;
 mod conns;
 pub mod core;
 mod dedup;

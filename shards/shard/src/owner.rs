@@ -11,7 +11,7 @@ use wire::{Code, Refusal};
 
 use crate::core::Core;
 use crate::hop::{Answer, Answered, Ask, Item, Origin, StreamInfo};
-use crate::partition::{Found, NotAppended, Unit, append_gate, refuse};
+use crate::partition::{Found, Later, NotAppended, Probed, Unit, append_gate, refuse};
 use crate::reads::{History, Read, Scan, Then};
 use crate::records::RecordSet;
 use crate::worth::Ended;
@@ -21,12 +21,8 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How far a history reads ahead when it does not know a record's length.
 const RECORD_GUESS_BYTES: usize = 1024;
 
-/// The append could not be taken now: ask again when a write completes.
-#[derive(Debug)]
-pub struct Later;
-
 impl<S> Core<S> {
-    /// Do what is asked. `Err(Later)` only for appends and stream definitions; nothing was done then.
+    /// Do what is asked. `Err` only for appends and stream definitions; nothing was done then.
     pub(crate) fn serve(&mut self, origin: Origin, ask: &Ask<&[u8]>) -> Result<(), Later> {
         if !matches!(ask, Ask::Streams | Ask::Metrics)
             && let Some(refusal) = self.not_ready()
@@ -82,7 +78,7 @@ impl<S> Core<S> {
                             },
                         );
                     }
-                    Err(NotAppended::Later) => return Err(Later),
+                    Err(NotAppended::Later(later)) => return Err(later),
                     Err(NotAppended::Refused(refusal)) => {
                         self.answer(origin, 0, Answer::Refused(refusal))
                     }
@@ -127,7 +123,7 @@ impl<S> Core<S> {
                     let gate = self.partition.gate(lsn);
                     self.answer(origin, gate, Answer::StreamPut);
                 }
-                Err(NotAppended::Later) => return Err(Later),
+                Err(NotAppended::Later(later)) => return Err(later),
                 Err(NotAppended::Refused(refusal) | NotAppended::RefusedBehind(refusal, _)) => {
                     self.answer(origin, 0, Answer::Refused(refusal))
                 }
@@ -316,8 +312,7 @@ impl<S> Core<S> {
     }
 
     /// Start a device read of the record that `link` names.
-    fn read_record(&mut self, link: Link, bytes: usize, then: Then) {
-        let origin = then.origin();
+    pub(crate) fn read_record(&mut self, link: Link, bytes: usize, then: Then) {
         match self.partition.log.segment(link.location.segment) {
             Some(segment) => {
                 // The index knows a size class, which may be larger than the largest record there is.
@@ -338,7 +333,7 @@ impl<S> Core<S> {
                     link.lsn,
                     link.location.segment
                 );
-                self.answer(origin, 0, Answer::Refused(refuse(Code::Internal, message)));
+                self.not_read(&then, link.lsn, message);
             }
         }
     }
@@ -423,6 +418,7 @@ impl<S> Core<S> {
                 Some(next) => self.walk_history(history, next, RECORD_GUESS_BYTES),
                 None => self.end_history(*history),
             },
+            Then::Probe(id) => self.probed(id, read.lsn, Probed::of(record)),
             Then::Scan(_) => unreachable!("scans take chunks"),
         }
     }
@@ -437,11 +433,18 @@ impl<S> Core<S> {
             read.at.offset
         );
         tracing::error!("{message}");
-        self.answer(
-            read.then.origin(),
-            0,
-            Answer::Refused(refuse(Code::Internal, message)),
-        );
+        self.not_read(&read.then, read.lsn, message);
+    }
+
+    /// Tell whoever waits for a record that it cannot be had.
+    fn not_read(&mut self, then: &Then, lsn: u64, message: String) {
+        let origin = match then {
+            Then::Probe(id) => return self.probed(*id, lsn, Probed::Unreadable(message)),
+            Then::Get { origin, .. } => *origin,
+            Then::History(history) => history.origin,
+            Then::Scan(scan) => scan.origin,
+        };
+        self.answer(origin, 0, Answer::Refused(refuse(Code::Internal, message)));
     }
 }
 
@@ -464,16 +467,6 @@ impl History {
         }
         (self.set.len() < self.limit && self.set.bytes() < ANSWER_BYTES_MAX)
             .then_some(record.previous)
-    }
-}
-
-impl Then {
-    pub(crate) fn origin(&self) -> Origin {
-        match self {
-            Then::Get { origin, .. } => *origin,
-            Then::History(h) => h.origin,
-            Then::Scan(s) => s.origin,
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use uring::{Buffer, BufferPool};
 use wal::{BLOCK_BYTES, Link, Location};
 use wire::cursor::Walked;
 
+use crate::core::ProbeId;
 use crate::driver::{Driver, FileId};
 use crate::hop::Origin;
 use crate::records::RecordSet;
@@ -72,6 +73,8 @@ pub enum Then {
     },
     History(Box<History>),
     Scan(Box<Scan>),
+    /// A condition is about the record.
+    Probe(ProbeId),
 }
 
 /// One device read.

@@ -85,7 +85,7 @@ impl RecordSet {
 
 /// The lsn that replies say: that of the record's first place, wherever compaction has copied it.
 #[inline]
-fn position_of(record: &RecordView<'_>) -> u64 {
+pub(crate) fn position_of(record: &RecordView<'_>) -> u64 {
     extension::Relocated::of(record.extensions).map_or(record.lsn, |relocated| relocated.first)
 }
 

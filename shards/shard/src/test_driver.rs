@@ -40,6 +40,9 @@ pub struct TestDriver {
     /// When each durable write was started.
     pub write_times_ns: Vec<u64>,
     pub hold_writes: bool,
+    /// Reads wait here while `hold_reads`.
+    pub held_reads: Vec<Event<(), Vec<u8>>>,
+    pub hold_reads: bool,
     pub fail_writes: bool,
     /// Writes of checkpoints fail.
     pub fail_checkpoints: bool,
@@ -67,6 +70,8 @@ impl TestDriver {
             held_writes: Vec::new(),
             write_times_ns: Vec::new(),
             hold_writes: false,
+            held_reads: Vec::new(),
+            hold_reads: false,
             fail_writes: false,
             fail_checkpoints: false,
             fail_segments: None,
@@ -90,6 +95,12 @@ impl TestDriver {
     /// Time passes.
     pub fn pass_seconds(&mut self, seconds: u64) {
         self.now_ns += seconds * 1_000_000_000;
+    }
+
+    /// Let the reads that were held end.
+    pub fn let_reads_end(&mut self) {
+        self.hold_reads = false;
+        self.events.append(&mut self.held_reads);
     }
 
     /// Let the writes that were held end well.
@@ -221,11 +232,15 @@ impl Driver for TestDriver {
         let from = from.get((offset as usize).min(from.len())..).unwrap_or(&[]);
         let count = len.min(from.len());
         buffer[..count].copy_from_slice(&from[..count]);
-        self.events.push(Event::Read {
+        let done = Event::Read {
             token,
             buffer,
             result: Ok(count),
-        });
+        };
+        match self.hold_reads {
+            true => self.held_reads.push(done),
+            false => self.events.push(done),
+        }
     }
     fn prepare_segment(
         &mut self,
@@ -434,6 +449,11 @@ impl Shard<TestDriver> {
             conn: ConnId(client),
             data: bytes.as_ref().to_vec(),
         });
+    }
+    /// A client closes its connection.
+    pub fn hang_up(&mut self, client: u64) {
+        let conn = ConnId(client);
+        self.driver.events.push(Event::RecvClosed { conn });
     }
     /// Time passes in which nothing runs.
     pub fn sleep(&mut self, time: Duration) {

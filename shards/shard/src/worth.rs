@@ -20,6 +20,16 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// The policy ends none.
+    pub fn is_none(&self) -> bool {
+        self.before_us == 0 && self.below_lsn == 0
+    }
+
+    /// Whether a record of this log time is, that has (or is a copy of what has) this lsn.
+    pub fn has_at(&self, timestamp_us: u64, position: u64) -> bool {
+        timestamp_us < self.before_us || position < self.below_lsn
+    }
+
     /// Whether a record is.
     #[inline]
     pub fn has(&self, record: &RecordView<'_>) -> bool {

@@ -6,7 +6,7 @@
 use super::Core;
 use crate::driver::ConnId;
 use crate::hop::{Item, Origin, Parcel};
-use crate::owner::Later;
+use crate::partition::Later;
 
 /// A request from another shard that waits its turn, bytes still in the parcel it came in.
 pub(super) struct Inbound<S> {
@@ -16,8 +16,8 @@ pub(super) struct Inbound<S> {
 }
 
 /// Who waits for room in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiter {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Waiter {
     /// A connection, stalled on an append.
     Connection(ConnId),
     /// The first of the other shards' requests.
@@ -62,21 +62,17 @@ impl<S> Core<S> {
         self.work_inbound();
     }
 
-    /// Serve other shards' requests until one has to wait for room: then they stand in line.
+    /// Serve other shards' requests until one has to wait: then all behind it do.
     pub(crate) fn work_inbound(&mut self) {
-        if self.inbound_waits {
-            return;
-        }
-        self.serve_inbound();
-        if !self.inbound.is_empty() {
-            self.inbound_waits = true;
-            self.wait_in_line(Waiter::Inbound);
+        if !self.inbound_waits {
+            self.serve_inbound();
         }
     }
 
     /// True if one was served.
     fn serve_inbound(&mut self) -> bool {
         let mut served = false;
+        self.begin_try(Waiter::Inbound);
         while let Some(mut inbound) = self.inbound.pop_front() {
             while let Some(Item::Ask { ticket, ask }) = inbound.parcel.items.get(inbound.next) {
                 let origin = Origin {
@@ -85,23 +81,27 @@ impl<S> Core<S> {
                 };
                 let arena = &inbound.parcel.arena;
                 let ask = ask.map(|piece| &arena[piece.range()]);
-                if let Err(Later) = self.serve(origin, &ask) {
+                if let Err(later) = self.serve(origin, &ask) {
                     self.inbound.push_front(inbound);
+                    self.inbound_waits = true;
+                    self.wait_for(Waiter::Inbound, later);
+                    self.end_try();
                     return served;
                 }
                 inbound.next += 1;
                 served = true;
             }
         }
+        self.end_try();
         served
     }
 
-    /// A connection's append waits for room.
-    pub(crate) fn connection_waits(&mut self, id: ConnId) {
-        self.wait_in_line(Waiter::Connection(id));
+    /// A connection's append was not taken.
+    pub(crate) fn connection_waits(&mut self, id: ConnId, later: Later) {
+        self.wait_for(Waiter::Connection(id), later);
     }
 
-    fn wait_in_line(&mut self, waiter: Waiter) {
+    pub(super) fn wait_in_line(&mut self, waiter: Waiter) {
         self.line.push_back(waiter);
         self.partition.log.stand_in_line(true, false);
     }
@@ -116,12 +116,7 @@ impl<S> Core<S> {
                 Waiter::Connection(id) => self.retry(id),
                 Waiter::Inbound => {
                     self.inbound_waits = false;
-                    let served = self.serve_inbound();
-                    if !self.inbound.is_empty() {
-                        self.inbound_waits = true;
-                        self.line.push_back(Waiter::Inbound);
-                    }
-                    served
+                    self.serve_inbound()
                 }
                 Waiter::Space => {
                     // It works behind the requests of a turn.

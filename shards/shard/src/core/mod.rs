@@ -3,11 +3,13 @@
 //! `Core` is told what arrived and collects what has to be sent, read and written; `turn` moves that to and from the
 //! driver. It performs no I/O.
 //!
-//! `shared` is what all shards know, `line` who waits for room in the log, `gates` what waits for a commit, `turned_away`
+//! `shared` is what all shards know, `line` who waits for room in the log, `probes` who waits for a record that a condition is
+//! about, `gates` what waits for a commit, `turned_away`
 //! the clients that are served no longer, or not at all.
 
 mod gates;
 mod line;
+mod probes;
 mod shared;
 mod turned_away;
 
@@ -25,9 +27,12 @@ use crate::metrics::{ShardMetrics, ShardSnapshot};
 use crate::outbox::{Operation, Released};
 use crate::partition::{Appended, Partition, refuse_for};
 use crate::reads::{Reads, Scan, ScanHints};
-use line::{Inbound, Waiter};
+use line::Inbound;
+use probes::Probing;
 
 pub use gates::Held;
+pub(crate) use line::Waiter;
+pub use probes::ProbeId;
 pub use shared::{Bounds, READ_ONLY, READY, RECOVERING, STOPPED, Shared};
 
 /// What a shard can do for clients now.
@@ -95,8 +100,10 @@ pub struct Core<S> {
     pub(crate) gated: Vec<ConnId>,
     /// Who waits for room in the log, in the order in which they came. Only the first may take buffers.
     line: VecDeque<Waiter>,
-    /// The other shards' requests stand in the line.
+    /// The other shards' requests stand in the line, or wait for a read.
     inbound_waits: bool,
+    /// Requests that wait for records that their conditions are about.
+    probing: Probing,
     pub(crate) latency: Latency,
     pub(crate) metrics: ShardMetrics,
     pub(crate) hops: u64,
@@ -142,6 +149,7 @@ impl<S> Core<S> {
             gated: Vec::new(),
             line: VecDeque::new(),
             inbound_waits: false,
+            probing: Probing::default(),
             latency: Latency::default(),
             metrics: ShardMetrics::new(id),
             hops: 0,

@@ -10,8 +10,7 @@ use crate::core::Core;
 use crate::hop::Ask;
 use crate::jobs::{AppendForm, AppendWork, Asker, Voice, Work};
 use crate::outbox::{Operation, Released};
-use crate::owner::Later;
-use crate::partition::{NotAppended, Once, Unit, append_gate, refuse};
+use crate::partition::{Later, NotAppended, Once, Unit, append_gate, refuse};
 use crate::render;
 
 /// One HTTP append, single or many, after its body has been understood.
@@ -151,9 +150,9 @@ impl<S> Core<S> {
             Err(NotAppended::RefusedBehind(refusal, lsn)) => {
                 self.http_refuse_behind(conn, lsn, voice, &refusal)
             }
-            Err(NotAppended::Later) => {
+            Err(NotAppended::Later(later)) => {
                 self.versions = versions;
-                return Err(Later);
+                return Err(later);
             }
         }
         self.versions = versions;

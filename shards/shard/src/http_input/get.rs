@@ -7,7 +7,6 @@ use crate::core::{Core, State};
 use crate::hop::Ask;
 use crate::jobs::{Asker, Voice, Work};
 use crate::outbox::{Operation, Released};
-use crate::partition::Found;
 use crate::records::record_out;
 use crate::render;
 
@@ -21,27 +20,10 @@ impl<S> Core<S> {
         if_none_match: Option<u32>,
     ) {
         let owner = self.owner_of(key);
-        if owner == self.id
-            && self.state == State::Ready
-            && let Some(stream_id) = self.partition.streams.lookup(stream)
-        {
-            let (log, mark, ended) = (
-                self.log_number(),
-                self.mark(),
-                self.partition.ended(stream_id),
-            );
+        if owner == self.id && self.state == State::Ready {
+            let (log, mark) = (self.log_number(), self.mark());
             let failed = self.partition.log.failed().is_some();
-            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, None)
-                && !entry.tombstone
-                && record.stream == stream_id
-                && record.key == key
-                && !ended.has(&record)
-            {
-                let gate = if entry.lsn > mark.durable_lsn {
-                    entry.lsn
-                } else {
-                    0
-                };
+            if let Some((record, gate)) = self.partition.find_shown(stream, key, None) {
                 if gate > 0 && failed {
                     let refusal = self.never_durable();
                     return self.http_refuse(conn, voice, &refusal);

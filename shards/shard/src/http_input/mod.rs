@@ -16,8 +16,7 @@ use crate::jobs::{AppendForm, Asker, ScanWork, Voice, Work};
 use crate::metrics::Protocol;
 use crate::native_input::Used;
 use crate::outbox::{Operation, Released};
-use crate::owner::Later;
-use crate::partition::refuse;
+use crate::partition::{Later, refuse};
 use crate::render;
 
 impl<S> Core<S> {
@@ -50,8 +49,8 @@ impl<S> Core<S> {
                     request,
                     keep_alive,
                 } => {
-                    if self.http_request(conn, request, keep_alive).is_err() {
-                        self.stall(conn);
+                    if let Err(later) = self.http_request(conn, request, keep_alive) {
+                        self.stall(conn, later);
                         break;
                     }
                     conn.continue_sent = false;
@@ -369,7 +368,7 @@ impl<S> Core<S> {
         let asker = Asker::on(conn, voice);
         let ticket = self.jobs.add(asker, self.shards() as u32, Work::PutStream);
         let ask = Ask::PutStream { stream, policy };
-        if let Err(Later) = self.serve(
+        if let Err(later) = self.serve(
             crate::hop::Origin {
                 shard: self.id,
                 ticket,
@@ -377,7 +376,7 @@ impl<S> Core<S> {
             &ask,
         ) {
             self.forget(conn, ticket);
-            return Err(Later);
+            return Err(later);
         }
         for shard in (0..self.shards()).filter(|s| *s != self.id) {
             self.hops += 1;

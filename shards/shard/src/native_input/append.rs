@@ -11,8 +11,7 @@ use crate::core::Core;
 use crate::hop::Ask;
 use crate::jobs::{AppendForm, AppendWork, Voice, Work};
 use crate::outbox::{Operation, Released};
-use crate::owner::Later;
-use crate::partition::{NotAppended, Once, Unit, append_gate};
+use crate::partition::{Later, NotAppended, Once, Unit, append_gate};
 
 impl<S> Core<S> {
     pub(super) fn native_append(
@@ -117,9 +116,9 @@ impl<S> Core<S> {
             Err(NotAppended::RefusedBehind(refusal, lsn)) => {
                 self.native_refuse_behind(conn, lsn, id, opcode::APPEND, &refusal)
             }
-            Err(NotAppended::Later) => {
+            Err(NotAppended::Later(later)) => {
                 self.versions = versions;
-                return Err(Later);
+                return Err(later);
             }
         }
         self.versions = versions;

@@ -10,7 +10,6 @@ use crate::core::{Core, State};
 use crate::hop::Ask;
 use crate::jobs::{Voice, Work};
 use crate::outbox::{Operation, Released};
-use crate::partition::Found;
 use crate::records::record_out;
 
 impl<S> Core<S> {
@@ -23,27 +22,10 @@ impl<S> Core<S> {
         digest: Option<Digest>,
     ) {
         let owner = self.owner_of(key);
-        if owner == self.id
-            && self.state == State::Ready
-            && let Some(stream_id) = self.partition.streams.lookup(stream)
-        {
-            let log = self.log_number();
-            let mark = self.mark();
-            let (ended, failed) = (
-                self.partition.ended(stream_id),
-                self.partition.log.failed().is_some(),
-            );
-            if let Found::Memory { record, entry } = self.partition.find(stream_id, key, digest)
-                && !entry.tombstone
-                && record.stream == stream_id
-                && record.key == key
-                && !ended.has(&record)
-            {
-                let gate = if entry.lsn > mark.durable_lsn {
-                    entry.lsn
-                } else {
-                    0
-                };
+        if owner == self.id && self.state == State::Ready {
+            let (log, mark) = (self.log_number(), self.mark());
+            let failed = self.partition.log.failed().is_some();
+            if let Some((record, gate)) = self.partition.find_shown(stream, key, digest) {
                 if gate > 0 && failed {
                     let refusal = self.never_durable();
                     return self.native_refuse(conn, id, opcode::GET, &refusal);

@@ -17,8 +17,7 @@ use crate::hop::Ask;
 use crate::jobs::{Asker, ScanWork, Voice, Work};
 use crate::metrics::Protocol;
 use crate::outbox::{Operation, Released};
-use crate::owner::Later;
-use crate::partition::refuse;
+use crate::partition::{Later, refuse};
 
 /// Frames understood before the first of them is applied.
 const GROUP_FRAMES: usize = 32;
@@ -124,11 +123,10 @@ impl<S> Core<S> {
                 }
                 match frame.what {
                     What::Request(request) => {
-                        if self
-                            .native_request(conn, frame.id, request, frame.digest)
-                            .is_err()
+                        if let Err(later) =
+                            self.native_request(conn, frame.id, request, frame.digest)
                         {
-                            self.stall(conn);
+                            self.stall(conn, later);
                             return Used {
                                 bytes: used,
                                 needed: 0,

@@ -9,12 +9,24 @@ use wal::{Link, extension};
 use wire::{Code, Condition, ContentType, Durability, Policy};
 
 use super::repeats::push_once;
-use super::{Appended, NotAppended, Partition, Unit, definition_bytes, refuse, refuse_for};
+use super::{Appended, Later, NotAppended, Partition, Unit, definition_bytes, refuse, refuse_for};
 use crate::log::{Blocked, Claim};
 
 impl Partition {
     /// Append a unit. `versions` gets one version per record (cleared first).
     pub fn append(
+        &mut self,
+        unit: &Unit<'_>,
+        versions: &mut Vec<u32>,
+    ) -> Result<Appended, NotAppended> {
+        let result = self.try_append(unit, versions);
+        if !matches!(result, Err(NotAppended::Later(_))) {
+            self.probes.known.clear();
+        }
+        result
+    }
+
+    fn try_append(
         &mut self,
         unit: &Unit<'_>,
         versions: &mut Vec<u32>,
@@ -204,53 +216,9 @@ impl Partition {
             .count() as u64
     }
 
-    fn check_conditions(&self, unit: &Unit<'_>) -> Result<(), NotAppended> {
-        let mut seen = ahash::AHashSet::new();
-        for (i, record) in unit.records.clone().enumerate() {
-            let digest = self.scratch[i];
-            let first = unit.count == 1 || seen.insert(digest.0);
-            let unconditional = record.condition == Condition::None;
-            if unconditional && !(unit.tombstone_needs_live && record.tombstone) {
-                continue;
-            }
-            let newest = self.index.get(digest);
-            let live = newest.filter(|e| self.is_live(e));
-            if !first && !unconditional {
-                let message =
-                    "a condition on a key that the same request writes before: send the two apart";
-                return Err(NotAppended::Refused(refuse(Code::Malformed, message)));
-            }
-            let refusal = match (record.condition, live) {
-                (Condition::None, None) => {
-                    Some(refuse(Code::NotFound, "no such record: nothing to delete"))
-                }
-                (Condition::New, Some(e)) => Some(refuse(
-                    Code::ConditionFailed,
-                    format!("the key exists at version {}", e.version),
-                )),
-                (Condition::Version(wanted), Some(e)) if e.version != wanted => Some(refuse(
-                    Code::ConditionFailed,
-                    format!("the key is at version {}, not {wanted}", e.version),
-                )),
-                (Condition::Version(wanted), None) => Some(refuse(
-                    Code::ConditionFailed,
-                    format!("the key has no live record, so it is not at version {wanted}"),
-                )),
-                _ => None,
-            };
-            if let Some(refusal) = refusal {
-                return Err(NotAppended::RefusedBehind(
-                    refusal,
-                    newest.map_or(0, |e| e.lsn),
-                ));
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn blocked(&self, blocked: &Blocked) -> NotAppended {
         match blocked {
-            Blocked::Buffers | Blocked::Segment | Blocked::Index => NotAppended::Later,
+            Blocked::Buffers | Blocked::Segment | Blocked::Index => NotAppended::Later(Later::Room),
             Blocked::DiskFull => NotAppended::Refused(refuse_for(
                 Code::DiskFull,
                 1000,

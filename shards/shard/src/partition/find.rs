@@ -3,6 +3,7 @@
 //! It reads no device: what is not in memory is named by its index entry. The caller compares stream and key.
 
 use index::{Digest, Entry};
+use wal::record::RecordView;
 
 use super::{Found, Partition};
 
@@ -54,6 +55,35 @@ impl Partition {
         match self.index.get(digest) {
             Some(entry) if entry.tombstone || self.is_live(&entry) => self.find_entry(entry),
             _ => Found::Nowhere,
+        }
+    }
+
+    /// The newest record of a key as a get shows it, where it is in memory, and the lsn that must be durable first (0: it is).
+    /// None says nothing: it may be on the device, or be none to be shown.
+    #[inline]
+    pub fn find_shown(
+        &mut self,
+        stream: &[u8],
+        key: &[u8],
+        digest: Option<Digest>,
+    ) -> Option<(RecordView<'_>, u64)> {
+        let stream = self.streams.lookup(stream)?;
+        let (ended, durable_lsn) = (self.ended(stream), self.log.durable_lsn());
+        match self.find(stream, key, digest) {
+            Found::Memory { record, entry }
+                if !entry.tombstone
+                    && record.stream == stream
+                    && record.key == key
+                    && !ended.has(&record) =>
+            {
+                let gate = if entry.lsn > durable_lsn {
+                    entry.lsn
+                } else {
+                    0
+                };
+                Some((record, gate))
+            }
+            _ => None,
         }
     }
 

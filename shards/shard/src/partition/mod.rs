@@ -4,10 +4,11 @@
 //! whole or not at all: everything that can refuse it is checked before its first record is laid down. It does not know
 //! connections, protocols' framing, other shards, or the device beyond `Log`.
 //!
-//! `append` lays units down, `repeats` recognises those that were seen before, `find` looks records up, `memory` is where
+//! `append` lays units down, `conditions` decides theirs, `repeats` recognises those that were seen before, `find` looks records up, `memory` is where
 //! index and cache lie.
 
 mod append;
+mod conditions;
 mod find;
 mod memory;
 mod repeats;
@@ -25,6 +26,7 @@ use crate::streams::Streams;
 
 pub use crate::space_counts::SpaceCounts;
 pub use append::append_gate;
+pub use conditions::{Probed, Probes};
 pub use memory::{CacheMemory, IndexMemory};
 
 /// What makes a repeat of a unit recognisable.
@@ -73,8 +75,17 @@ pub enum NotAppended {
     Refused(Refusal),
     /// Tell the client once this lsn is durable: the refusal speaks of a record that a crash could still take back.
     RefusedBehind(Refusal, u64),
-    /// Try again when a buffer or a segment is free.
-    Later,
+    /// Try again when what it waits for has come.
+    Later(Later),
+}
+
+/// What a request waits for that was not taken; nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// A buffer or a segment of the log.
+    Room,
+    /// Records that its conditions are about: those in `Probes::wanted`.
+    Read,
 }
 
 /// Where the newest record of a key is.
@@ -116,6 +127,8 @@ pub struct Partition {
     /// Digests of the unit at hand.
     scratch: Vec<Digest>,
     extensions: Vec<u8>,
+    /// What conditions had to have read.
+    pub probes: Probes,
     pub damage: u64,
     /// Bytes of records that streams' limits in bytes have ended, in this run and what it replayed.
     pub ended_bytes: u64,
@@ -164,6 +177,7 @@ impl Partition {
             limits,
             scratch: Vec::new(),
             extensions: Vec::new(),
+            probes: Probes::default(),
             damage: 0,
             ended_bytes: 0,
             space: SpaceCounts::default(),

@@ -79,6 +79,8 @@ impl<D: Driver> Shard<D> {
     fn has_work(&self) -> bool {
         self.parsed_late
             || (self.space.is_busy() && self.space_may_work())
-            || (self.core.has_inbound() && !self.core.partition.log.is_dirty())
+            || (self.core.has_inbound()
+                && !self.core.inbound_reads()
+                && !self.core.partition.log.is_dirty())
     }
 }
