@@ -235,12 +235,7 @@ impl Oracle {
             match places.get(&(number, log)) {
                 // A repeated request keeps its place, or is new: only those sent once are in order.
                 Some(first) if append.attempts == 1 => {
-                    // Where no segment can be made tombstones still get room when data is refused, and its refusal may have
-                    // been on its way.
-                    let overtakes = self.failing_lives.contains(&append.life)
-                        && append.records.iter().all(|r| r.tombstone);
                     if let Some(gap) = lost.get(&append.lane)
-                        && !overtakes
                         && (self.appends[*gap].life, self.appends[*gap].connection)
                             == (append.life, append.connection)
                     {
@@ -265,8 +260,13 @@ impl Oracle {
                         .records
                         .iter()
                         .any(|r| r.condition != Condition::None);
+                    // Where no segment can be made what is small, or a tombstone, still gets room when more is refused, and that
+                    // refusal may have been on its way.
+                    let refused = append.unheard
+                        || (append.outcome == Outcome::Unknown
+                            && self.failing_lives.contains(&append.life));
                     if !conditional
-                        && !append.unheard
+                        && !refused
                         && append.producer.is_none()
                         && !matches!(append.outcome, Outcome::Refused(_))
                     {
