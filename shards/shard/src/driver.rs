@@ -189,18 +189,21 @@ pub trait Driver {
     fn sync(&mut self, file: FileId, token: u64);
     /// Read `len` bytes (block multiples) at `offset` into `buffer`.
     fn read(&mut self, file: FileId, offset: u64, buffer: Buffer, len: usize, token: u64);
-    /// In the background: create (or take over `recycle`) the segment file of `slot`, make every block written and
-    /// `header` durable in its first block. A new one is made only where each checkpoint file has, or gets, room for
+    /// In the background: create (or take over) the segment file of `slot`, make every block written and `header` durable in
+    /// its first block. One that needs space is made only where each checkpoint file has, or gets, room for
     /// `checkpoint_bytes`. Answered by `SegmentReady`.
     fn prepare_segment(
         &mut self,
         slot: u32,
-        recycle: Option<FileId>,
+        source: SegmentSource,
         segment_bytes: u64,
         header: Vec<u8>,
         checkpoint_bytes: u64,
         token: u64,
     );
+    /// In the background, before what is prepared later: cut the segment file of `slot` to nothing. It is written again only
+    /// by being prepared, as `Emptied`. No answer: where it fails, the space stays taken.
+    fn empty_segment(&mut self, slot: u32, file: FileId);
     /// Fill segments so from now on, also one that is being prepared. Returns what was seen of it so far.
     fn pace_preparation(&mut self, fill: Fill) -> FillSeen;
 
@@ -212,6 +215,32 @@ pub trait Driver {
         patience: Patience,
         events: &mut Vec<Event<Self::Socket, Self::Received>>,
     ) -> io::Result<()>;
+}
+
+/// Where the file of a segment comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentSource {
+    /// There is none yet, or none that is whole.
+    New,
+    /// It was another segment's; its blocks are there.
+    Recycled(FileId),
+    /// It was cut to nothing by `empty_segment`.
+    Emptied(FileId),
+}
+
+impl SegmentSource {
+    /// The handle of a file that is there.
+    pub fn file(self) -> Option<FileId> {
+        match self {
+            SegmentSource::New => None,
+            SegmentSource::Recycled(file) | SegmentSource::Emptied(file) => Some(file),
+        }
+    }
+
+    /// It has its blocks already.
+    pub fn has_space(self) -> bool {
+        matches!(self, SegmentSource::Recycled(_))
+    }
 }
 
 /// The files of one log as found when the data directory was opened.

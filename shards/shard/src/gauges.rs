@@ -76,10 +76,11 @@ pub(crate) fn update<S>(core: &mut Core<S>) {
         padding_bytes: core.partition.space.padding_bytes,
         space_held_up: outside.space_held_up,
     };
-    let recycled = log.recycled;
+    let (recycled, given_back) = (log.recycled, log.given_back);
     let counters = &mut core.metrics.counters;
     counters.segments_released = outside.segments_released;
     counters.segments_recycled = recycled;
+    counters.segments_given_back = given_back;
     counters.segments_left_reserved = outside.segments_left_reserved;
     counters.ended_bytes = core.partition.ended_bytes;
     counters.relocated_bytes = outside.relocated_bytes;

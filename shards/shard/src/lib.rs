@@ -65,6 +65,8 @@ mod space_counts;
 mod space_counts_tests;
 #[cfg(test)]
 mod space_tests;
+#[cfg(test)]
+mod spares_tests;
 mod spin;
 #[cfg(test)]
 mod starts_tests;

@@ -1,4 +1,5 @@
-//! The thread that makes segment files: creates them, writes zeroes over their blocks, makes their header durable.
+//! The thread that makes segment files: creates them, writes zeroes over their blocks, makes their header durable. It cuts those to
+//! nothing that nobody wants any more.
 //!
 //! A durable write into blocks that were written before is about twice as fast on ext4 as one into merely allocated
 //! blocks, which is why this is done ahead and aside. Where the device has no room for that, blocks stay allocated and
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use uring::Waker;
 use wal::BLOCK_BYTES;
 
-use crate::driver::FileId;
+use crate::driver::{FileId, SegmentSource};
 use crate::fill_pace::{DeviceRate, Fill, FillPace, FillSeen};
 use crate::store::{checkpoint_paths, segment_path};
 
@@ -27,8 +28,8 @@ const DESCRIPTOR_RETRY: Duration = Duration::from_millis(2);
 pub struct SegmentJob {
     /// Number in the file's name.
     pub slot: u32,
-    /// The file is there already, under this handle.
-    pub recycle: Option<FileId>,
+    /// Whether the file is there already, and its blocks.
+    pub source: SegmentSource,
     /// Length of the file.
     pub segment_bytes: u64,
     /// First block.
@@ -53,9 +54,16 @@ pub struct Prepared {
     pub result: io::Result<OwnedFd>,
 }
 
+/// What the thread is asked for.
+enum Job {
+    Make(Box<SegmentJob>),
+    /// Cut the file of this slot to nothing.
+    Empty(u32),
+}
+
 /// Handle of the thread; it ends when this is dropped.
 pub struct Preparer {
-    jobs: Option<mpsc::Sender<SegmentJob>>,
+    jobs: Option<mpsc::Sender<Job>>,
     pace: FillPace,
     thread: Option<JoinHandle<()>>,
 }
@@ -63,17 +71,24 @@ pub struct Preparer {
 impl Preparer {
     /// Start the thread for the log in `directory`. Call it from a thread that is not pinned: the child inherits the mask.
     pub fn spawn(directory: PathBuf, shard: usize) -> io::Result<Preparer> {
-        let (jobs, inbox) = mpsc::channel::<SegmentJob>();
+        let (jobs, inbox) = mpsc::channel::<Job>();
         let pace = FillPace::default();
         let held_to = pace.clone();
         let thread = std::thread::Builder::new()
             .name(format!("prepare-{shard}"))
             .spawn(move || {
                 for job in inbox {
+                    let job = match job {
+                        Job::Make(job) => job,
+                        Job::Empty(slot) => {
+                            empty(&segment_path(&directory, slot));
+                            continue;
+                        }
+                    };
                     let result = prepare(&directory, &job, &held_to);
                     let prepared = Prepared {
                         token: job.token,
-                        recycled: job.recycle,
+                        recycled: job.source.file(),
                         result,
                     };
                     // The shard may be gone; then nobody waits.
@@ -96,6 +111,15 @@ impl Preparer {
 
     /// Hand a job to the thread.
     pub fn start(&self, job: SegmentJob) {
+        self.send(Job::Make(Box::new(job)));
+    }
+
+    /// Have the file of this slot cut to nothing, behind what was asked for before.
+    pub fn empty(&self, slot: u32) {
+        self.send(Job::Empty(slot));
+    }
+
+    fn send(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
             jobs.send(job)
                 .expect("the preparer lives as long as its handle");
@@ -113,18 +137,28 @@ impl Drop for Preparer {
     }
 }
 
+/// Gives the space of a file back. Where that fails the space stays taken, and the file is filled anew all the same.
+fn empty(path: &Path) {
+    let cut = (std::fs::OpenOptions::new().write(true).open(path)).and_then(|file| file.set_len(0));
+    if let Err(error) = cut {
+        tracing::warn!("{}: its space is not given back: {error}", path.display());
+    }
+}
+
 fn prepare(directory: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
     // A log that fills the disk must still be able to write the checkpoints that let go of its oldest segments.
-    if job.recycle.is_none() {
+    if !job.source.has_space() {
         for path in checkpoint_paths(directory) {
             with_patience(|| uring::file::reserve(&path, job.checkpoint_bytes))?;
         }
     }
     let path = segment_path(directory, job.slot);
     let made = make(&path, job, pace);
-    if made.is_err() && job.recycle.is_none() {
-        // A half-made file holds space that reads and other shards can use.
-        let _ = std::fs::remove_file(&path);
+    // A half-made file holds space that reads and other shards can use.
+    match job.source {
+        SegmentSource::New if made.is_err() => drop(std::fs::remove_file(&path)),
+        SegmentSource::Emptied(_) if made.is_err() => empty(&path),
+        _ => {}
     }
     made
 }
@@ -197,8 +231,9 @@ fn fill(file: &OwnedFd, bytes: u64, pace: &FillPace) -> io::Result<()> {
 }
 
 fn make(path: &Path, job: &SegmentJob, pace: &FillPace) -> io::Result<OwnedFd> {
-    let file = with_patience(|| uring::file::open_direct(path, job.recycle.is_none()))?;
-    for step in steps(job.recycle.is_some(), job.segment_bytes) {
+    let create = job.source == SegmentSource::New;
+    let file = with_patience(|| uring::file::open_direct(path, create))?;
+    for step in steps(job.source.has_space(), job.segment_bytes) {
         match step {
             Step::Zero(range) if range.start == 0 => fill(&file, range.end, pace)?,
             Step::Zero(range) => {
@@ -244,7 +279,7 @@ mod tests {
         preparer.pace(fill);
         preparer.start(SegmentJob {
             slot: 3,
-            recycle: None,
+            source: SegmentSource::New,
             segment_bytes: SEGMENT_BYTES,
             header: vec![7; BLOCK_BYTES],
             checkpoint_bytes: 1 << 20,
@@ -258,6 +293,49 @@ mod tests {
         let bytes = std::fs::read(&path).expect("it is there");
         let seen = preparer.pace(Fill::Unlimited);
         (bytes, blocks * 512, seen)
+    }
+
+    #[test]
+    fn a_file_that_was_emptied_takes_no_space_and_is_whole_again_when_it_is_made_anew() {
+        let directory = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let preparer = Preparer::spawn(directory.path().to_owned(), 0).expect("a thread");
+        let ring = uring::Ring::new(&uring::RingConfig {
+            entries: 4,
+            recv_buffers: 2,
+            recv_buffer_bytes: 64,
+            operations_max: 4,
+        });
+        let mut ring = ring.expect("a ring");
+        let (done, result) = mpsc::channel();
+        let path = segment_path(directory.path(), 3);
+        let mut make = |slot, source| {
+            preparer.start(SegmentJob {
+                slot,
+                source,
+                segment_bytes: SEGMENT_BYTES,
+                header: vec![7; BLOCK_BYTES],
+                checkpoint_bytes: 1 << 20,
+                token: 1,
+                done: done.clone(),
+                waker: ring.waker().expect("a waker"),
+            });
+            result.recv().expect("an answer").result.expect("a segment")
+        };
+        let handle = make(3, SegmentSource::New);
+        std::fs::write(&path, vec![9; SEGMENT_BYTES as usize]).expect("room");
+        preparer.empty(3);
+        // What it is asked for later is done later.
+        drop(make(4, SegmentSource::New));
+        let cut = std::fs::metadata(&path).expect("it is there");
+        assert_eq!((cut.len(), cut.blocks()), (0, 0));
+        drop(make(3, SegmentSource::Emptied(FileId(3))));
+        let bytes = std::fs::read(&path).expect("it is there");
+        assert_eq!(bytes.len() as u64, SEGMENT_BYTES);
+        assert!(bytes[..BLOCK_BYTES].iter().all(|b| *b == 7));
+        assert!(bytes[BLOCK_BYTES..].iter().all(|b| *b == 0));
+        let mut through_the_handle = uring::Buffer::new(BLOCK_BYTES).expect("memory");
+        uring::file::pread_exact(&handle, 0, &mut through_the_handle).expect("the same file");
+        assert_eq!(through_the_handle[0], 7);
     }
 
     #[test]

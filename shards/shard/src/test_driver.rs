@@ -17,12 +17,12 @@ use wire::{ShardRoute, Topology};
 
 use crate::assemble::{Parts, assemble};
 use crate::core::{Bounds, Shared};
-use crate::driver::{ConnId, Door, Driver, Event, FileId, LogFiles, Now, Patience};
+use crate::driver::{ConnId, Door, Driver, Event, FileId, LogFiles, Now, Patience, SegmentSource};
 use crate::fill_pace::{Fill, FillSeen};
 use crate::hop::Parcel;
 use crate::mailbox::{self, Mailbox};
 use crate::plan::{Plan, PlanInput};
-use crate::recover::{RecoverConfig, RecoverError, Recovered};
+use crate::recover::{RecoverConfig, RecoverError, Recovered, SparePolicy};
 use crate::turn::{Pace, Shard};
 
 pub const SEGMENT_BYTES: u64 = 4 << 20;
@@ -245,7 +245,7 @@ impl Driver for TestDriver {
     fn prepare_segment(
         &mut self,
         _: u32,
-        recycle: Option<FileId>,
+        source: SegmentSource,
         segment_bytes: u64,
         header: Vec<u8>,
         _: u64,
@@ -257,16 +257,21 @@ impl Driver for TestDriver {
                 result: Err(kind.into()),
             });
         }
-        if recycle.is_none() && self.files.len() >= self.files_max {
+        let sized = |file: &&Vec<u8>| !file.is_empty();
+        let full = self.files[2..].iter().filter(sized).count() + 2 >= self.files_max;
+        if !source.has_space() && full {
             return self.events.push(Event::SegmentReady {
                 token,
                 result: Err(io::ErrorKind::StorageFull.into()),
             });
         }
-        let file = recycle.unwrap_or_else(|| {
-            self.files.push(vec![0; segment_bytes as usize]);
+        let file = source.file().unwrap_or_else(|| {
+            self.files.push(Vec::new());
             FileId(self.files.len() as u32 - 1)
         });
+        if !source.has_space() {
+            self.files[file.0 as usize] = vec![0; segment_bytes as usize];
+        }
         // A recycled file loses its first batch; what lies behind it stays.
         self.store(file, 4096, &[0; 4096]);
         self.store(file, 0, &header);
@@ -274,6 +279,9 @@ impl Driver for TestDriver {
             token,
             result: Ok(file),
         });
+    }
+    fn empty_segment(&mut self, _: u32, file: FileId) {
+        self.files[file.0 as usize].clear();
     }
     /// Preparations here take steps, not time.
     fn pace_preparation(&mut self, _: Fill) -> FillSeen {
@@ -407,6 +415,7 @@ fn one_of(
         epoch,
         segment_bytes: SEGMENT_BYTES,
         segments_ahead: 2,
+        spare_policy: SparePolicy::default(),
         closed_durable_lsn: 0,
         commit_window,
         large_in_flight_max: crate::profile::LARGE_WRITES_IN_FLIGHT,

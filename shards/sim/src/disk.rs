@@ -76,6 +76,9 @@ pub struct SimFile {
     durable: Vec<u8>,
     visible: Vec<u8>,
     unsynced: Vec<Unsynced>,
+    /// It was cut to nothing, and no sync has come since. What is written meanwhile goes to other blocks: the old ones stay as
+    /// they are until the filesystem has written the cut down.
+    emptied: bool,
     entry_durable: bool,
     gone: bool,
 }
@@ -106,6 +109,7 @@ impl Disk {
                     durable: Vec::new(),
                     visible: Vec::new(),
                     unsynced: Vec::new(),
+                    emptied: false,
                     entry_durable: false,
                     gone: false,
                 });
@@ -142,6 +146,14 @@ impl Disk {
         self.files[file].gone = true;
     }
 
+    /// Cut a file to nothing. Its name stays.
+    pub fn empty(&mut self, file: usize) {
+        let f = &mut self.files[file];
+        f.visible.clear();
+        f.unsynced.clear();
+        f.emptied = true;
+    }
+
     /// Start a write; it is neither visible nor durable.
     pub fn start_write(&mut self, file: usize, offset: usize, bytes: Vec<u8>) -> u64 {
         self.next_id += 1;
@@ -175,6 +187,7 @@ impl Disk {
                 }
             }
             f.unsynced.remove(at);
+            f.write_cut_down();
             put(&mut f.durable, offset, &bytes);
         }
     }
@@ -238,6 +251,7 @@ impl Disk {
     /// A sync ends.
     pub fn finish_sync(&mut self, file: usize, ids: &[u64]) {
         let f = &mut self.files[file];
+        f.write_cut_down();
         let all = std::mem::take(&mut f.unsynced);
         for write in all {
             if ids.contains(&write.id) {
@@ -286,6 +300,15 @@ impl Disk {
     }
 }
 
+impl SimFile {
+    /// The filesystem has written down that the file was cut.
+    fn write_cut_down(&mut self) {
+        if std::mem::take(&mut self.emptied) {
+            self.durable.clear();
+        }
+    }
+}
+
 /// Damages both images of a file alike.
 pub struct ImageMut<'a> {
     file: &'a mut SimFile,
@@ -317,6 +340,17 @@ fn crash_file(f: &mut SimFile, rng: &mut StdRng, mode: CrashMode, said: &mut Vec
     if f.gone {
         return;
     }
+    let cut_lost = match mode {
+        CrashMode::Kill | CrashMode::KeepAll => false,
+        CrashMode::DropAll => true,
+        CrashMode::Mixed | CrashMode::Torn => f.emptied && rng.random_bool(0.5),
+    };
+    if f.emptied && cut_lost {
+        said.push(format!("{name}: it was not cut after all"));
+        f.emptied = false;
+        f.unsynced.clear();
+    }
+    f.write_cut_down();
     let synced_bytes = f.durable.len();
     for write in std::mem::take(&mut f.unsynced) {
         let whole = match mode {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use rand::Rng;
-use shard::driver::{ConnId, Driver, Event, FileId, Now, Patience};
+use shard::driver::{ConnId, Driver, Event, FileId, Now, Patience, SegmentSource};
 use shard::fill_pace::{Fill, FillSeen};
 use shard::preparer::steps;
 use uring::Buffer;
@@ -270,7 +270,7 @@ impl Driver for SimDriver {
     fn prepare_segment(
         &mut self,
         slot: u32,
-        recycle: Option<FileId>,
+        source: SegmentSource,
         segment_bytes: u64,
         header: Vec<u8>,
         _: u64,
@@ -282,22 +282,17 @@ impl Driver for SimDriver {
             return;
         }
         let shard = self.shard;
-        let file = match recycle {
+        let file = match source.file() {
             Some(id) => self.files[id.0 as usize],
             None => m.disk.open(shard, Role::Segment(slot)),
         };
-        m.tick(|| {
-            format!(
-                "shard {shard} slot {slot} preparation starts, recycled: {}",
-                recycle.is_some()
-            )
-        });
-        let steps = steps(recycle.is_some(), segment_bytes).into();
+        m.tick(|| format!("shard {shard} slot {slot} preparation starts: {source:?}"));
+        let steps = steps(source.has_space(), segment_bytes).into();
         let fault = m.next_fault(shard, OperationKind::Other);
         let preparation = Preparation {
             file,
             slot,
-            recycled: recycle,
+            recycled: source.file(),
             header,
             token,
             steps,
@@ -305,6 +300,18 @@ impl Driver for SimDriver {
             fault,
         };
         self.push(&mut m, Operation::Prepare(Box::new(preparation)));
+    }
+
+    /// Takes effect at once; whether a crash finds it done is the disk's to say.
+    fn empty_segment(&mut self, slot: u32, file: FileId) {
+        let shared = Rc::clone(&self.machine);
+        let mut m = shared.borrow_mut();
+        if m.crashed {
+            return;
+        }
+        let shard = self.shard;
+        m.disk.empty(self.files[file.0 as usize]);
+        m.tick(|| format!("shard {shard} slot {slot} is emptied"));
     }
 
     /// Preparations here take steps, not time.

@@ -16,7 +16,7 @@ use shard::core::{Bounds, Shared};
 use shard::driver::{FileId, LogFiles};
 use shard::mailbox;
 use shard::plan::{Plan, PlanInput};
-use shard::recover::{RecoverConfig, RecoverError, Recovered};
+use shard::recover::{RecoverConfig, RecoverError, Recovered, SparePolicy};
 use shard::turn::{Pace, Shard};
 use uring::BufferPool;
 use wal::LogIdentity;
@@ -45,6 +45,8 @@ pub struct StoreConfig {
     pub space_amplification_percent: u64,
     /// Segments kept ready.
     pub segments_ahead: usize,
+    /// When spare segment files give their space back.
+    pub spare_policy: SparePolicy,
     /// Small batches are written so far apart under load.
     pub commit_window: Duration,
 }
@@ -212,6 +214,7 @@ impl Host {
                 epoch: self.superblock.epoch,
                 segment_bytes: self.config.segment_bytes,
                 segments_ahead: self.config.segments_ahead,
+                spare_policy: self.config.spare_policy,
                 commit_window: self.config.commit_window,
                 large_in_flight_max: shard::profile::LARGE_WRITES_IN_FLIGHT,
                 closed_durable_lsn: self.superblock.closed_durable_lsns[number],

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use shard::recover::SparePolicy;
 use wire::{Condition, Durability};
 
 use crate::alive;
@@ -201,11 +202,13 @@ pub fn traced(seed: u64, options: Options) -> (Result<Report, Broken>, Vec<Strin
         },
         space_amplification_percent: 200,
         segments_ahead: rng.random_range(1..=2),
+        spare_policy: SparePolicy::NEVER,
         commit_window: Duration::from_micros([0, 300][rng.random_range(0..2)]),
     };
     let lanes = rng.random_range(1..=4);
     let streams = rng.random_range(1..=2);
     let limits = Limits::draw(seed, streams);
+    config.spare_policy = limits.spare_policy;
     // Small batches are mostly padding: compaction has work without limits too.
     if !limits.compacts {
         config.space_amplification_percent = 0;

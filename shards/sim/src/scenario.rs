@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use shard::recover::SparePolicy;
 use wire::{Code, Condition, Durability, slot};
 
 use crate::alive;
@@ -33,6 +34,7 @@ pub const SMALL: StoreConfig = StoreConfig {
     checkpoint_log_bytes: 1 << 40,
     space_amplification_percent: 200,
     segments_ahead: 1,
+    spare_policy: SparePolicy::NEVER,
     commit_window: Duration::ZERO,
 };
 

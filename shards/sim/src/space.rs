@@ -5,7 +5,9 @@
 //! itself gets its first answer. It knows the order of the appends because it waits for each.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use shard::recover::SparePolicy;
 use wire::{Condition, Durability};
 
 use crate::alive;
@@ -79,6 +81,10 @@ fn request(trial: &mut Trial, step: usize) -> Result<Fate<()>, Broken> {
 pub fn full(depth: usize, requests: usize) -> Result<Full, Broken> {
     let config = StoreConfig {
         space_amplification_percent: 0,
+        spare_policy: SparePolicy {
+            patience: Duration::ZERO,
+            kept: 0,
+        },
         ..SMALL
     };
     let mut trial = Trial::new(Host::new(depth as u64, config), 1, 1);

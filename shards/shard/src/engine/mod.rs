@@ -30,7 +30,7 @@ use crate::placement::Placement;
 use crate::plan::{Plan, PlanInput};
 use crate::preparer::Preparer;
 use crate::profile::Profile;
-use crate::recover::RecoverConfig;
+use crate::recover::{RecoverConfig, SparePolicy};
 use crate::ring_driver::Addresses;
 use crate::store::Store;
 
@@ -272,6 +272,7 @@ fn recover_config(
         epoch: log.epoch,
         segment_bytes: store.superblock.segment_bytes,
         segments_ahead: config.segments_ahead.unwrap_or(2) as usize,
+        spare_policy: SparePolicy::default(),
         closed_durable_lsn: log.durable_lsn,
         commit_window: commit_window(config, profile),
         large_in_flight_max: profile.large_writes_in_flight(),

@@ -7,6 +7,7 @@
 mod kept;
 mod room;
 mod segments;
+mod spares;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -26,6 +27,8 @@ use crate::token::Token;
 pub use room::Claim;
 use segments::ready;
 pub use segments::segment_header;
+pub use spares::SparePolicy;
+use spares::{Spare, Spares};
 
 /// Below this a batch counts as small: two small writes in flight are enough, more of them only cost CPU.
 const SMALL_BATCH_BYTES: usize = 128 * 1024;
@@ -129,12 +132,14 @@ pub struct Log {
     segments_ahead: usize,
     next_slot: u32,
     /// The file being prepared, and its old life if it is recycled.
-    pending: Option<(SegmentFile, Option<SegmentFile>)>,
+    pending: Option<(SegmentFile, Option<Spare>)>,
     prepare_retry_ns: u64,
     /// Segments that hold nothing any more, ascending, until no checkpoint that could be used speaks of them.
     released: VecDeque<SegmentFile>,
     /// Files without a segment, with the generation they last had.
-    spare: Vec<SegmentFile>,
+    spares: Spares,
+    /// Files whose space was given back.
+    pub given_back: u64,
     /// For the metrics: files of released segments that were given to reuse.
     pub recycled: u64,
     marked_lsn: u64,
@@ -181,6 +186,8 @@ pub struct LogStart {
     pub released: Vec<SegmentFile>,
     /// Files that hold nothing any more.
     pub spare: Vec<SegmentFile>,
+    /// When their space is given back to the filesystem.
+    pub spare_policy: SparePolicy,
     pub next_slot: u32,
     pub segment_bytes: u64,
     pub segments_ahead: usize,
@@ -227,7 +234,8 @@ impl Log {
             pending: None,
             prepare_retry_ns: 0,
             released: start.released.into(),
-            spare: start.spare,
+            spares: Spares::new(start.spare, start.spare_policy),
+            given_back: 0,
             recycled: 0,
             marked_lsn: 0,
             failed: None,
@@ -276,7 +284,7 @@ impl Log {
         self.segment_bytes
     }
     pub fn spare_segments(&self) -> usize {
-        self.spare.len()
+        self.spares.with_space()
     }
     pub fn segments_ready(&self) -> usize {
         self.writer.segments_ahead()
@@ -292,6 +300,7 @@ impl Log {
             segments: vec![nowhere],
             released: Vec::new(),
             spare: Vec::new(),
+            spare_policy: SparePolicy::NEVER,
             next_slot: 0,
             segment_bytes,
             segments_ahead: 0,

@@ -4,8 +4,9 @@ use wal::writer::ReadySegment;
 use wal::{BLOCK_BYTES, LogIdentity};
 
 use super::room::is_full;
+use super::spares::Spare;
 use super::{Log, SegmentFile, UNMADE};
-use crate::driver::{Driver, FileId};
+use crate::driver::{Driver, FileId, SegmentSource};
 use crate::fill_pace::{Ahead, Fill};
 use crate::token::Token;
 
@@ -77,7 +78,7 @@ impl Log {
 
     /// Bytes of the files that hold nothing: prepared, released or spare.
     pub fn idle_bytes(&self) -> u64 {
-        let files = self.writer.segments_ahead() + self.released.len() + self.spare.len();
+        let files = self.writer.segments_ahead() + self.released.len() + self.spares.with_space();
         files as u64 * self.segment_bytes
     }
 
@@ -93,8 +94,22 @@ impl Log {
             && oldest.segment <= through
             && !is_held(oldest.file)
         {
-            self.spare.extend(self.released.pop_front());
+            if let Some(oldest) = self.released.pop_front() {
+                self.spares.push(oldest.into());
+            }
             self.recycled += 1;
+        }
+    }
+
+    /// Give the space of files back that nobody has wanted for a while.
+    pub fn give_back<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
+        // On a full disk it might be somebody else's before the log wants it again.
+        if self.no_segment.is_some() {
+            return;
+        }
+        for (slot, file) in self.spares.unused(now_ns, self.first_segment()) {
+            driver.empty_segment(slot, file);
+            self.given_back += 1;
         }
     }
 
@@ -145,15 +160,9 @@ impl Log {
             return;
         }
         let segment = self.segments.back().map_or(1, |s| s.segment + 1);
-        // A file whose header names this very segment goes first: no two files may ever name the same one.
-        let at = self
-            .spare
-            .iter()
-            .position(|s| s.segment == segment)
-            .or(self.spare.len().checked_sub(1));
-        let old = at.map(|at| self.spare.swap_remove(at));
+        let old = self.spares.take(segment);
         let (slot, generation) = match &old {
-            Some(old) => (old.slot, old.generation + 1),
+            Some(Spare { file, .. }) => (file.slot, file.generation + 1),
             None => (self.next_slot, 1),
         };
         if old.is_none() {
@@ -166,13 +175,13 @@ impl Log {
             self.segment_bytes,
             self.keys_hint,
         );
-        let file = old.map_or(UNMADE, |o| o.file);
+        let source = old.map_or(SegmentSource::New, |old| old.source());
+        let file = source.file().unwrap_or(UNMADE);
         let made = SegmentFile::empty(slot, file, segment, generation);
         self.pending = Some((made, old));
-        let recycle = old.map(|o| o.file).filter(|file| *file != UNMADE);
         driver.prepare_segment(
             slot,
-            recycle,
+            source,
             self.segment_bytes,
             header,
             self.checkpoint_bytes,
@@ -189,7 +198,7 @@ impl Log {
             Ok(file) => {
                 self.refused = false;
                 // A file that is used again says nothing about the room for a new one.
-                if (old.is_none() || !self.is_tight())
+                if (old.is_none_or(|old| !old.has_space) || !self.is_tight())
                     && let Some(error) = self.no_segment.take()
                 {
                     let number = self.identity.number;
@@ -215,10 +224,13 @@ impl Log {
                 self.prepare_retry_ns = now_ns + 500_000_000;
                 match old {
                     // Its header may be the old one or the new one: it is tried again for the same segment.
-                    Some(old) => self.spare.push(SegmentFile {
-                        segment: made.segment,
-                        ..old
-                    }),
+                    Some(old) => {
+                        let file = SegmentFile {
+                            segment: made.segment,
+                            ..old.file
+                        };
+                        self.spares.push(Spare { file, ..old });
+                    }
                     None => self.next_slot -= 1,
                 }
             }

@@ -340,6 +340,11 @@ pub(super) const FAMILIES: &[Family] = &[
         |s| s.counters.segments_recycled.into(),
     ),
     counter(
+        "pinion_segments_given_back_total",
+        "Spare segment files that nobody wanted for a while: their space went back to the filesystem",
+        |s| s.counters.segments_given_back.into(),
+    ),
+    counter(
         "pinion_segments_left_reserved_total",
         "New segments that the log was given before they were filled with zeroes: the device had no room for both",
         |s| s.counters.segments_left_reserved.into(),

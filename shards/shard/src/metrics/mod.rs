@@ -130,6 +130,7 @@ pub struct Counters {
     pub ended_bytes: u64,
     /// files of released segments that were given to reuse
     pub segments_recycled: u64,
+    pub segments_given_back: u64,
     /// segments handed to the log before they were filled with zeroes
     pub segments_left_reserved: u64,
     /// bytes of records that were copied forward to release a segment

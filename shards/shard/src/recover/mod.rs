@@ -20,6 +20,7 @@ use wal::scan::{self, Stop};
 use wal::segment::SegmentHeader;
 
 use crate::driver::{Driver, LogFiles};
+pub use crate::log::SparePolicy;
 use crate::log::{Log, LogStart, SegmentFile};
 use crate::partition::SpaceCounts;
 use crate::replay::Replay;
@@ -44,6 +45,8 @@ pub struct RecoverConfig {
     pub segment_bytes: u64,
     /// Segments kept prepared ahead of the log.
     pub segments_ahead: usize,
+    /// When spare segment files give their space back.
+    pub spare_policy: SparePolicy,
     /// Durable lsn that the superblock remembers from the last clean close.
     pub closed_durable_lsn: u64,
     /// Small batches are written so far apart under load.
@@ -258,6 +261,7 @@ impl<D: Driver> Shard<D> {
                 segments: live,
                 released,
                 spare,
+                spare_policy: config.spare_policy,
                 next_slot,
                 segment_bytes: config.segment_bytes,
                 segments_ahead: config.segments_ahead,

@@ -7,7 +7,7 @@ use wal::scan::{self, Stop};
 use wal::segment::SegmentHeader;
 
 use super::{RecoverConfig, RecoverError};
-use crate::driver::{Driver, Event, LogFiles};
+use crate::driver::{Driver, Event, LogFiles, SegmentSource};
 use crate::log::{SegmentFile, UNMADE};
 use crate::token::Token;
 use crate::turn::Shard;
@@ -113,7 +113,7 @@ impl<D: Driver> Shard<D> {
         // An old file may be short (a crash while it was made): then it is made again from scratch.
         self.driver.prepare_segment(
             slot,
-            None,
+            SegmentSource::New,
             config.segment_bytes,
             header,
             0,

@@ -24,7 +24,9 @@ use std::time::Duration;
 use uring::latency::SyncMethod;
 use uring::{Buffer, Completion, Received, Ring, RingAddress, Wait, Waker, WriteDurability};
 
-use crate::driver::{ConnId, Descriptors, Door, Driver, Event, FileId, Now, Patience};
+use crate::driver::{
+    ConnId, Descriptors, Door, Driver, Event, FileId, Now, Patience, SegmentSource,
+};
 use crate::fill_pace::{Fill, FillSeen};
 use crate::preparer::{Prepared, Preparer, SegmentJob};
 use connections::{ConnectionOperation, LINGERING_MAX, Lingering, Peer};
@@ -342,7 +344,7 @@ impl Driver for RingDriver {
     fn prepare_segment(
         &mut self,
         slot: u32,
-        recycle: Option<FileId>,
+        source: SegmentSource,
         segment_bytes: u64,
         header: Vec<u8>,
         checkpoint_bytes: u64,
@@ -351,7 +353,7 @@ impl Driver for RingDriver {
         self.preparing += 1;
         let job = SegmentJob {
             slot,
-            recycle,
+            source,
             segment_bytes,
             header,
             checkpoint_bytes,
@@ -360,6 +362,10 @@ impl Driver for RingDriver {
             waker: self.waker.clone(),
         };
         self.preparer.start(job);
+    }
+
+    fn empty_segment(&mut self, slot: u32, _: FileId) {
+        self.preparer.empty(slot);
     }
 
     fn pace_preparation(&mut self, fill: Fill) -> FillSeen {

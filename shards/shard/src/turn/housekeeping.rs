@@ -59,6 +59,8 @@ impl<D: Driver> Shard<D> {
         if !self.stopping {
             let log = &self.core.partition.log;
             self.scrubber.step(log, &mut self.driver, now_ns);
+            let log = &mut self.core.partition.log;
+            log.give_back(&mut self.driver, now_ns);
         }
         let keys = self.core.partition.index.len();
         let checkpoint_bytes = self.checkpointer.bytes_to_reserve(&self.core.partition);

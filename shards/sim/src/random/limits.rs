@@ -2,8 +2,11 @@
 //!
 //! They are drawn from a generator of their own, so that a seed without them does what it did before there were any.
 
+use std::time::Duration;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use shard::recover::SparePolicy;
 
 use crate::alive;
 use crate::oracle::Broken;
@@ -16,6 +19,8 @@ pub(super) struct Limits {
     streams: Vec<Option<bool>>,
     /// Segments are compacted and released.
     pub compacts: bool,
+    /// When spare segment files give their space back.
+    pub spare_policy: SparePolicy,
 }
 
 impl Limits {
@@ -27,10 +32,18 @@ impl Limits {
         let streams = (0..streams)
             .map(|stream| (some && (stream == 0 || rng.random_bool(0.5))).then_some(false))
             .collect();
+        let spare_policy = match rng.random_range(0..4) {
+            0 => SparePolicy::NEVER,
+            n => SparePolicy {
+                patience: Duration::from_millis(20 * (n - 1)),
+                kept: 0,
+            },
+        };
         Limits {
             rng,
             streams,
             compacts,
+            spare_policy,
         }
     }
 
