@@ -91,6 +91,7 @@ impl Replay {
                         lsn: record.lsn,
                         why: format!("stream policy: {e}"),
                     })?;
+                let before = partition.shown(record.stream);
                 partition
                     .streams
                     .replay(record.stream, record.key, policy, record.lsn)
@@ -98,7 +99,7 @@ impl Replay {
                         lsn: record.lsn,
                         why: e.to_string(),
                     })?;
-                partition.note_ended();
+                partition.note_policy(record.stream, before);
                 return Ok(());
             }
             Kind::Note => {

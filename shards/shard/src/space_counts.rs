@@ -29,6 +29,8 @@ pub struct SpaceCounts {
     pub dead_bytes: u64,
     /// Beside them: headers and padding of their batches. Where every record has a batch of its own this is most of the log.
     pub padding_bytes: u64,
+    /// A policy has ended nobody knows how much: segments are walked as long as most of each is found dead.
+    pub looks: bool,
     /// Last lsn that is counted by what a checkpoint remembered.
     counted_lsn: u64,
     /// Of streams with a largest age: (segment, when the last of them ends in log time, bytes), by segment.
@@ -65,9 +67,10 @@ impl SpaceCounts {
         }
         let missing = (segment + 1).saturating_sub(self.first + self.died.len() as u32);
         self.died.extend((0..missing).map(|_| 0));
-        let (average, over) = &mut self.lengths[class_of(bytes as u32) as usize];
-        *over = (*over + 1.0).min(LENGTHS_OVER);
-        *average += (bytes as f32 - *average) / *over;
+        if let Some((average, over)) = self.lengths.get_mut(class_of(bytes as u32) as usize) {
+            *over = (*over + 1.0).min(LENGTHS_OVER);
+            *average += (bytes as f32 - *average) / *over;
+        }
     }
 
     /// Of what was laid down last so many bytes end by age, at `ends_us` in log time.
@@ -154,6 +157,7 @@ impl SpaceCounts {
     /// it is forgotten with it. Of what died somewhere it takes what else was dead here, or its share if that is more: an
     /// estimate that is too high dies out in one round through the log.
     pub fn released(&mut self, segment: u32, walked: u64, copied: u64, padding: u64) {
+        self.looks &= copied <= walked / 2;
         self.padding_bytes = self.padding_bytes.saturating_sub(padding);
         let somewhere = self.dead_bytes.saturating_sub(self.died_bytes);
         let share =

@@ -508,6 +508,27 @@ fn a_repeat_gets_its_first_answer_after_its_record_has_moved() {
     );
 }
 
+#[test]
+fn a_policy_that_shows_less_than_before_gives_the_space_of_the_rest_back() {
+    let (mut shard, client) = begin("{}");
+    for number in 0..400 {
+        write(&mut shard, client, number % 8, number);
+    }
+    shard.turns(300);
+    assert_eq!(shard.space.released, 0, "every version is shown");
+    let answer = shard.ask(client, put_policy("s", r#"{"history_depth":1}"#));
+    assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+    shard.turns(1_000);
+    // Of forty megabytes eight records are left.
+    assert!(shard.space.released >= 8, "{}", shard.space.released);
+    assert_eq!(scan(&mut shard, client, 100, |_| ()).len(), 8);
+    let relocated = shard.space.relocated_records;
+    assert!(
+        relocated <= 60,
+        "{relocated} copies: it goes round for ever"
+    );
+}
+
 /// Whichever checkpoint is left leads to a log that is whole: no file is used again before one that lets go of it is valid.
 /// (That both must have let go shows only where a file is filled again between two checkpoints: `shards/sim/tests/space.rs`.)
 #[test]

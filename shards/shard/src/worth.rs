@@ -102,6 +102,20 @@ impl Partition {
         }
     }
 
+    /// Versions of a key and seconds that a stream with records shows.
+    pub fn shown(&self, stream: u32) -> Option<(u32, u64)> {
+        let stream = self.streams.get(stream).filter(|s| s.records > 0)?;
+        let depth = stream.policy.history_depth.unwrap_or(u32::MAX);
+        Some((depth, stream.policy.max_age_seconds.unwrap_or(u64::MAX)))
+    }
+
+    /// A stream has a new policy; it showed `before` until then. A limit in bytes says by itself what it ends.
+    pub fn note_policy(&mut self, stream: u32, before: Option<(u32, u64)>) {
+        let less = self.shown(stream).zip(before);
+        self.space.looks |= less.is_some_and(|(now, before)| now.0 < before.0 || now.1 < before.1);
+        self.note_ended();
+    }
+
     /// Streams have come to their limit in bytes.
     pub fn note_ended(&mut self) {
         let bytes = std::mem::take(&mut self.streams.ended_bytes);

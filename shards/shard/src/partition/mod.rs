@@ -227,10 +227,11 @@ impl Partition {
     }
 
     fn define_stream(&mut self, id: u32, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
+        let before = self.shown(id);
         self.streams
             .define(id, name, policy.clone(), self.log.next_lsn())
             .map_err(|e| NotAppended::Refused(refuse(Code::Overloaded, e.to_string())))?;
-        self.note_ended();
+        self.note_policy(id, before);
         let json = serde_json::to_vec(policy).expect("a policy is plain data");
         let timestamp_us = self.log.log_time_us();
         let appended = self.log.append(&NewRecord {

@@ -261,6 +261,7 @@ impl<D: Driver> Shard<D> {
         let tight = partition.log.is_tight()
             && counts.dead_bytes >= partition.log.segment_bytes() / TIGHT_SEGMENT_SHARE;
         tight
+            || counts.looks
             || counts.is_too_much(idle_bytes, self.space.amplification_percent)
             || partition
                 .all_older_than_us()
