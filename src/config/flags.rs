@@ -20,7 +20,7 @@ pub struct ServeFlags {
         default_value = "./data"
     )]
     pub data: PathBuf,
-    /// Shards; without it one per physical core that the process may use, or what the directory was made with
+    /// Shards; without it one per physical core that the process may use (no more than its control groups give time for), or what the directory was made with
     #[arg(long, env = "PINION_SHARDS", value_name = "N")]
     pub shards: Option<usize>,
     /// Cores for the shards, a list or ranges such as 0,2-5
@@ -48,7 +48,7 @@ pub struct ServeFlags {
     /// Bytes of a log segment; fixed when the data directory is made (then 64MiB without this)
     #[arg(long, env = "PINION_SEGMENT_BYTES", value_name = "SIZE")]
     pub segment_bytes: Option<Bytes>,
-    /// Cap on the memory plan of all shards together; without it three quarters of the machine's memory
+    /// Cap on the memory plan of all shards together; without it three quarters of the machine's memory, or of what control groups leave of it
     #[arg(long, env = "PINION_MEMORY", value_name = "SIZE")]
     pub memory: Option<Bytes>,
     /// Read cache of each shard; without it a share of the memory plan
