@@ -143,9 +143,9 @@ pub const BUILDS: &[Build] = &[
         name: "reuse-without-generation",
         edits: &[Edit {
             file: "shards/shard/src/log/segments.rs",
-            from: "Some(old) => (old.slot, old.generation + 1),",
+            from: "Some(Spare { file, .. }) => (file.slot, file.generation + 1),",
             to: "Some(old) if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"reuse-without-generation\") => (old.slot, old.generation),\n            \
-                 Some(old) => (old.slot, old.generation + 1),",
+                 Some(Spare { file, .. }) => (file.slot, file.generation + 1),",
         }],
         killer: sim(
             "stale",
