@@ -144,7 +144,7 @@ pub const BUILDS: &[Build] = &[
         edits: &[Edit {
             file: "shards/shard/src/log/segments.rs",
             from: "Some(Spare { file, .. }) => (file.slot, file.generation + 1),",
-            to: "Some(old) if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"reuse-without-generation\") => (old.slot, old.generation),\n            \
+            to: "Some(old) if std::env::var(\"MUTANT\").is_ok_and(|m| m == \"reuse-without-generation\") => (old.file.slot, old.file.generation),\n            \
                  Some(Spare { file, .. }) => (file.slot, file.generation + 1),",
         }],
         killer: sim(
