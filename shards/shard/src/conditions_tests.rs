@@ -1,7 +1,7 @@
 //! Conditions on records that a policy has ended: they see what a get sees, from memory and from the device, and a request
 //! that waits for a read holds up nobody else.
 
-use crate::space_tests::{BODY, begin, read, restart, write};
+use crate::space_tests::{BODY, begin, begin_with_an_old_copy, read, restart, write};
 use crate::test_driver::{TestDriver, post, put_policy, two_shards};
 use crate::turn::Shard;
 
@@ -97,13 +97,7 @@ fn a_condition_sees_what_a_get_sees_of_what_a_limit_in_bytes_has_ended() {
 
 #[test]
 fn a_condition_sees_what_a_get_sees_of_what_age_has_ended_also_of_a_copy() {
-    let (mut shard, client) = begin(r#"{"history_depth":1,"max_age_seconds":1000}"#);
-    write(&mut shard, client, 100, 1);
-    for number in 0..300 {
-        write(&mut shard, client, number % 2, number);
-        shard.driver.pass_seconds(2);
-    }
-    assert!(shard.core.partition.log.first_segment() > 2 && shard.space.relocated_records > 0);
+    let (mut shard, _) = begin_with_an_old_copy();
     shard.space.hold(true);
     let (mut shard, client) = restart(shard, 2);
     shard.space.hold(true);

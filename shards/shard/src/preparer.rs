@@ -263,72 +263,75 @@ mod tests {
 
     const SEGMENT_BYTES: u64 = 8 << 20;
 
-    /// The bytes of a segment, the space that it has, and what was seen; its file held something else before.
-    fn made_with(fill: Fill) -> (Vec<u8>, u64, FillSeen) {
-        let directory = tempfile::tempdir_in("/var/tmp").expect("a directory");
-        let preparer = Preparer::spawn(directory.path().to_owned(), 0).expect("a thread");
-        let ring = uring::Ring::new(&uring::RingConfig {
-            entries: 4,
-            recv_buffers: 2,
-            recv_buffer_bytes: 64,
-            operations_max: 4,
-        });
-        let (done, result) = mpsc::channel();
-        let path = segment_path(directory.path(), 3);
-        std::fs::write(&path, vec![9; SEGMENT_BYTES as usize]).expect("room");
-        preparer.pace(fill);
-        preparer.start(SegmentJob {
-            slot: 3,
-            source: SegmentSource::New,
-            segment_bytes: SEGMENT_BYTES,
-            header: vec![7; BLOCK_BYTES],
-            checkpoint_bytes: 1 << 20,
-            token: 1,
-            done,
-            waker: ring.expect("a ring").waker().expect("a waker"),
-        });
-        let prepared = result.recv().expect("an answer");
-        prepared.result.expect("a segment");
-        let blocks = std::fs::metadata(&path).expect("it is there").blocks();
-        let bytes = std::fs::read(&path).expect("it is there");
-        let seen = preparer.pace(Fill::Unlimited);
-        (bytes, blocks * 512, seen)
+    /// A preparer on a directory of its own, and the ring that it wakes.
+    struct Bench {
+        preparer: Preparer,
+        ring: uring::Ring,
+        directory: tempfile::TempDir,
     }
 
-    #[test]
-    fn a_file_that_was_emptied_takes_no_space_and_is_whole_again_when_it_is_made_anew() {
-        let directory = tempfile::tempdir_in("/var/tmp").expect("a directory");
-        let preparer = Preparer::spawn(directory.path().to_owned(), 0).expect("a thread");
-        let ring = uring::Ring::new(&uring::RingConfig {
-            entries: 4,
-            recv_buffers: 2,
-            recv_buffer_bytes: 64,
-            operations_max: 4,
-        });
-        let mut ring = ring.expect("a ring");
-        let (done, result) = mpsc::channel();
-        let path = segment_path(directory.path(), 3);
-        let mut make = |slot, source| {
-            preparer.start(SegmentJob {
+    impl Bench {
+        fn new() -> Bench {
+            let directory = tempfile::tempdir_in("/var/tmp").expect("a directory");
+            let ring = uring::Ring::new(&uring::RingConfig {
+                entries: 4,
+                recv_buffers: 2,
+                recv_buffer_bytes: 64,
+                operations_max: 4,
+            });
+            Bench {
+                preparer: Preparer::spawn(directory.path().to_owned(), 0).expect("a thread"),
+                ring: ring.expect("a ring"),
+                directory,
+            }
+        }
+
+        fn make(&mut self, slot: u32, source: SegmentSource) -> OwnedFd {
+            let (done, result) = mpsc::channel();
+            self.preparer.start(SegmentJob {
                 slot,
                 source,
                 segment_bytes: SEGMENT_BYTES,
                 header: vec![7; BLOCK_BYTES],
                 checkpoint_bytes: 1 << 20,
                 token: 1,
-                done: done.clone(),
-                waker: ring.waker().expect("a waker"),
+                done,
+                waker: self.ring.waker().expect("a waker"),
             });
-            result.recv().expect("an answer").result.expect("a segment")
-        };
-        let handle = make(3, SegmentSource::New);
+            let prepared = result.recv().expect("an answer");
+            prepared.result.expect("a segment")
+        }
+
+        fn path(&self, slot: u32) -> PathBuf {
+            segment_path(self.directory.path(), slot)
+        }
+    }
+
+    /// The bytes of a segment, the space that it has, and what was seen; its file held something else before.
+    fn made_with(fill: Fill) -> (Vec<u8>, u64, FillSeen) {
+        let mut bench = Bench::new();
+        let path = bench.path(3);
         std::fs::write(&path, vec![9; SEGMENT_BYTES as usize]).expect("room");
-        preparer.empty(3);
+        bench.preparer.pace(fill);
+        drop(bench.make(3, SegmentSource::New));
+        let blocks = std::fs::metadata(&path).expect("it is there").blocks();
+        let bytes = std::fs::read(&path).expect("it is there");
+        let seen = bench.preparer.pace(Fill::Unlimited);
+        (bytes, blocks * 512, seen)
+    }
+
+    #[test]
+    fn a_file_that_was_emptied_takes_no_space_and_is_whole_again_when_it_is_made_anew() {
+        let mut bench = Bench::new();
+        let path = bench.path(3);
+        let handle = bench.make(3, SegmentSource::New);
+        std::fs::write(&path, vec![9; SEGMENT_BYTES as usize]).expect("room");
+        bench.preparer.empty(3);
         // What it is asked for later is done later.
-        drop(make(4, SegmentSource::New));
+        drop(bench.make(4, SegmentSource::New));
         let cut = std::fs::metadata(&path).expect("it is there");
         assert_eq!((cut.len(), cut.blocks()), (0, 0));
-        drop(make(3, SegmentSource::Emptied(FileId(3))));
+        drop(bench.make(3, SegmentSource::Emptied(FileId(3))));
         let bytes = std::fs::read(&path).expect("it is there");
         assert_eq!(bytes.len() as u64, SEGMENT_BYTES);
         assert!(bytes[..BLOCK_BYTES].iter().all(|b| *b == 7));

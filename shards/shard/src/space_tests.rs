@@ -569,8 +569,8 @@ fn with_the_newest_checkpoint_lost_the_older_one_still_finds_every_record() {
     assert!(lost > 50, "{lost}");
 }
 
-#[test]
-fn a_copy_keeps_its_time_and_ends_with_it() {
+/// A shard of which `k100` was written 600 s ago and copied forward since; it ends at 1000 s.
+pub(crate) fn begin_with_an_old_copy() -> (Shard<TestDriver>, u64) {
     let (mut shard, client) = begin(r#"{"history_depth":1,"max_age_seconds":1000}"#);
     write(&mut shard, client, 100, 1);
     for number in 0..300 {
@@ -578,6 +578,12 @@ fn a_copy_keeps_its_time_and_ends_with_it() {
         shard.driver.pass_seconds(2);
     }
     assert!(shard.core.partition.log.first_segment() > 2 && shard.space.relocated_records > 0);
+    (shard, client)
+}
+
+#[test]
+fn a_copy_keeps_its_time_and_ends_with_it() {
+    let (mut shard, client) = begin_with_an_old_copy();
     let (head, _) = read(&mut shard, client, "/v1/streams/s/records/k100");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     shard.driver.pass_seconds(500);
