@@ -57,12 +57,6 @@ impl Groups {
             threads: least("pids", &threads).map(|threads| threads as u64),
         }
     }
-
-    /// No group sets a limit.
-    #[must_use]
-    pub fn is_unlimited(&self) -> bool {
-        *self == Groups::default()
-    }
 }
 
 /// Quota and period in microseconds; `max` and -1 are no quota.
@@ -173,18 +167,22 @@ mod tests {
             "{SECOND}== /sys/fs/cgroup/system.slice/pinion.service/memory.max\nmax\n\
             == /sys/fs/cgroup/system.slice/pinion.service/cpu.max\nmax 100000\n"
         ));
-        assert!(none.is_unlimited());
+        assert_eq!(none, Groups::default());
         let first = groups(
             "== /proc/self/mountinfo\n35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
             == /proc/self/cgroup\n4:memory:/\n\
             == /sys/fs/cgroup/memory/memory.limit_in_bytes\n9223372036854771712\n",
         );
-        assert!(first.is_unlimited());
-        assert!(groups("== /proc/self/cgroup\n0::/x\n").is_unlimited());
+        assert_eq!(first, Groups::default());
+        assert_eq!(groups("== /proc/self/cgroup\n0::/x\n"), Groups::default());
         let larger = groups(&format!(
             "{SECOND}== /proc/meminfo\nMemTotal: 1048576 kB\n\
             == /sys/fs/cgroup/system.slice/memory.max\n4294967296\n"
         ));
-        assert!(larger.is_unlimited(), "the machine has a quarter of that");
+        assert_eq!(
+            larger,
+            Groups::default(),
+            "the machine has a quarter of that"
+        );
     }
 }
