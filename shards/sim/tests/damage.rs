@@ -35,7 +35,7 @@ fn spoil_checkpoints(host: &mut Host) {
         let Some(file) = m.disk.find(0, Role::Checkpoint(which)) else {
             continue;
         };
-        let mut image = m.disk.image_mut(file);
+        let image = m.disk.image_mut(file);
         if !image.bytes().is_empty() {
             image.change(4096 + 100, |byte| *byte ^= 1);
         }
@@ -147,7 +147,7 @@ fn a_torn_tail_is_cut_and_what_was_acked_before_it_is_there() {
     {
         let mut m = trial.host.machine.borrow_mut();
         let file = m.disk.find(0, Role::Segment(0)).expect("the first segment");
-        let mut image = m.disk.image_mut(file);
+        let image = m.disk.image_mut(file);
         let head = image.bytes()[4096..4096 + 128].to_vec();
         // The beginning of a batch that never got further.
         for (i, byte) in head.into_iter().enumerate() {

@@ -85,7 +85,7 @@ fn sectors_of_an_earlier_life_of_a_recycled_segment_are_refused_by_a_scan() {
         assert!(batch && new != old, "the same places were written again");
         {
             let mut m = trial.host.machine.borrow_mut();
-            let mut image = m.disk.image_mut(file);
+            let image = m.disk.image_mut(file);
             for (block, bytes) in old.chunks(BLOCK_BYTES).enumerate().skip(1) {
                 if bytes.iter().any(|byte| *byte != 0) {
                     for (at, byte) in bytes.iter().enumerate() {
@@ -118,7 +118,7 @@ fn a_lost_write_in_the_place_of_a_batch_that_was_cut_off_is_found_by_every_read(
         let (file, new) = second_segment(&trial).unwrap();
         {
             let mut m = trial.host.machine.borrow_mut();
-            let mut image = m.disk.image_mut(file);
+            let image = m.disk.image_mut(file);
             // All writes but the first of the segment are lost: the sectors that were there stay.
             let first = 17 * BLOCK_BYTES;
             for (offset, byte) in before.iter().enumerate().skip(BLOCK_BYTES + first) {
