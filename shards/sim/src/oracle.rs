@@ -286,6 +286,15 @@ impl Oracle {
     fn refused(&mut self, number: usize, code: Code) -> Result<(), Broken> {
         let shards = self.shards;
         let append = &mut self.appends[number];
+        let is_conditional = append
+            .records
+            .iter()
+            .any(|r| r.condition != Condition::None);
+        // The record that a condition asks about may have to be read.
+        let code = match code {
+            Code::Internal if is_conditional && self.media_failed => Code::Unavailable,
+            code => code,
+        };
         match (&append.outcome, code) {
             // Said of a repeat while the shard cannot answer: the first answer stands.
             (_, Code::Unavailable | Code::DiskFull | Code::Overloaded) if append.attempts > 1 => {
@@ -300,12 +309,7 @@ impl Oracle {
             ) => Err(Promise::SafeRetries.broken(format!(
                 "append {number} was acked, its repeat refused with {code:?}"
             ))),
-            (_, Code::ConditionFailed)
-                if append
-                    .records
-                    .iter()
-                    .any(|r| r.condition != Condition::None) =>
-            {
+            (_, Code::ConditionFailed) if is_conditional => {
                 append.outcome = Outcome::Refused(code);
                 Ok(())
             }
