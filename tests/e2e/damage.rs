@@ -235,3 +235,18 @@ fn a_running_server_finds_a_flipped_bit_in_a_sealed_segment_by_itself() {
     );
     server.stop();
 }
+
+#[test]
+fn a_device_profile_of_garbage_is_measured_again() {
+    let data = directory();
+    let profile = data.path().join("device.toml");
+    for garbage in [&b"\xff\xfe\x00 not text"[..], b"", b"sync_method = 3\n"] {
+        Server::start(data.path(), 1).stop();
+        let whole = std::fs::read_to_string(&profile).expect("written at the start");
+        assert!(whole.contains("sync_method = \""), "{whole}");
+        std::fs::write(&profile, garbage).expect("a directory that can be written");
+    }
+    let server = Server::start(data.path(), 1);
+    assert!(server.stderr().contains("measuring the device again"));
+    server.stop();
+}

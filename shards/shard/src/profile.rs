@@ -57,7 +57,13 @@ impl Profile {
 
     /// The stored profile of `data`, if there is one that can be read.
     pub fn stored(data: &Path) -> Option<Profile> {
-        toml::from_str(&std::fs::read_to_string(data.join(Profile::FILE)).ok()?).ok()
+        Profile::read(data).ok()
+    }
+
+    /// InvalidData: it is there and says nothing that can be used.
+    fn read(data: &Path) -> io::Result<Profile> {
+        let text = std::fs::read_to_string(data.join(Profile::FILE))?;
+        toml::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// Small log writes are started so far apart under load, unless the operator says otherwise.
@@ -67,15 +73,13 @@ impl Profile {
 
     /// The stored profile of `data`, or a fresh measurement which is then stored.
     pub fn of(data: &Path) -> io::Result<Profile> {
-        let path = data.join(Profile::FILE);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => match toml::from_str(&text) {
-                Ok(profile) => return Ok(profile),
-                Err(error) => {
-                    tracing::warn!("{}: {error}; measuring the device again", path.display())
-                }
-            },
+        match Profile::read(data) {
+            Ok(profile) => return Ok(profile),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => tracing::warn!(
+                "{}: {error}; measuring the device again",
+                data.join(Profile::FILE).display()
+            ),
             Err(error) => return Err(error),
         }
         let profile = Profile::measure(data)?;
@@ -83,10 +87,10 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Keep it for the next start. A crash in between leaves the old one or a torn one, which is measured again.
+    /// Keep it for the next start.
     pub fn store(&self, data: &Path) -> io::Result<()> {
         let text = toml::to_string(self).map_err(io::Error::other)?;
-        std::fs::write(data.join(Profile::FILE), text)
+        uring::file::replace(&data.join(Profile::FILE), text.as_bytes())
     }
 
     /// Time durable 4 KiB writes both ways, in turns, so that a busy moment hits both.

@@ -3,7 +3,7 @@
 //! Blocking calls, for start, shutdown and the thread that prepares segments. It does not know what the files are.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -173,6 +173,18 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| at(path, error))
+}
+
+/// Put a file in the place of another, or of none: a crash in between leaves the one or the other, whole.
+pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let whole = path.with_file_name(name);
+    File::create(&whole)
+        .and_then(|mut file| file.write_all(contents).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&whole, path))
+        .map_err(|error| at(path, error))?;
+    sync_directory(path.parent().unwrap_or(path))
 }
 
 /// Exclusive flock, retried for `patience` (io_uring can keep a dead process's descriptor alive for a moment).

@@ -5,7 +5,7 @@
 //! So the only moment that decides is the write of the superblock.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -63,12 +63,7 @@ impl Reshard {
 
     /// Make it durable.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let whole = directory.join(format!("{NAME}.new"));
-        let mut file = fs::File::create(&whole)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        fs::rename(&whole, Reshard::path(directory))?;
-        uring::file::sync_directory(directory)
+        uring::file::replace(&Reshard::path(directory), &serde_json::to_vec(self)?)
     }
 
     /// Which of the two sets the superblock names, and the other one, whose files may go.
