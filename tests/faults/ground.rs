@@ -32,6 +32,19 @@ pub fn system(command: &[&str]) -> Result<String, String> {
     }
 }
 
+/// A ring that the kernel takes apart may hold files for a moment.
+pub fn unmount(mount: &Path) -> Result<(), String> {
+    let mut result = Ok(String::new());
+    for _ in 0..200 {
+        result = system(&["umount", path_text(mount)]);
+        if result.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    result.map(drop)
+}
+
 fn why_not() -> Option<String> {
     let missing = ["losetup", "mkfs.ext4", "mount", "umount", "fallocate"]
         .into_iter()
@@ -129,17 +142,8 @@ impl Ground {
         system(&["mount", &self.device, path_text(&self.mount)]).map(drop)
     }
 
-    /// A ring that the kernel takes apart may hold files for a moment.
     pub fn unmount(&self) -> Result<(), String> {
-        let mut result = Ok(String::new());
-        for _ in 0..200 {
-            result = system(&["umount", path_text(&self.mount)]);
-            if result.is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        result.map(drop)
+        unmount(&self.mount)
     }
 
     /// What is on the medium now, as after a crash: unmounted, mounted again, the journal replayed.

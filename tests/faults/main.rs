@@ -2,15 +2,16 @@
 //! that misbehave. Real processes, real kernel.
 //!
 //! What needs root and loop devices says `skipped: …` on standard error and passes where it has none. Sizes for longer runs
-//! come from the environment: `PINION_KILLS`, `PINION_SHUTDOWNS`, `PINION_ATTACKERS`.
+//! come from the environment: `PINION_KILLS`, `PINION_SHUTDOWNS`, `PINION_POWER_CUTS`, `PINION_ATTACKERS`.
 //!
-//! `ground` makes filesystems that can be broken, `oracle` writes down what was sent and acked, `book` holds a server to it;
-//! the other modules are the tests.
+//! `ground` makes filesystems that can be broken, `forgetful` one that forgets what nobody synced, `oracle` writes down what
+//! was sent and acked, `book` holds a server to it; the other modules are the tests.
 
 mod book;
 mod clients;
 mod descriptors;
 mod filesystem;
+mod forgetful;
 mod ground;
 #[path = "../e2e/http.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
@@ -18,6 +19,7 @@ mod http;
 mod kill;
 mod limits;
 mod oracle;
+mod power;
 mod process;
 mod reshard;
 #[path = "../e2e/server.rs"]
