@@ -18,6 +18,7 @@ mod ground;
 mod http;
 mod kill;
 mod limits;
+mod network;
 mod oracle;
 mod power;
 mod process;
@@ -25,6 +26,7 @@ mod reshard;
 #[path = "../e2e/server.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 mod server;
+mod steps;
 mod unit;
 
 /// A size from the environment.

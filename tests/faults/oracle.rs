@@ -257,7 +257,7 @@ fn http_worker(mut notes: Notes, address: SocketAddr, mut random: Random) {
 }
 
 /// One whole response; None once the server is gone.
-fn response(socket: &mut TcpStream) -> Option<String> {
+pub fn response(socket: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
         let mut buffer = [0; 4096];

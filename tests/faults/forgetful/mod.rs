@@ -67,6 +67,21 @@ impl Forgetful {
         self.tree().off = true;
     }
 
+    /// The same with the operation that follows so many that change something; it is `done` all the same, or not.
+    pub fn power_off_behind(&self, operations: u64, done: bool) {
+        let mut tree = self.tree();
+        tree.off_at = Some((tree.operations + operations + 1, done));
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.tree().off
+    }
+
+    /// How many that change something were asked for.
+    pub fn operations(&self) -> u64 {
+        self.tree().operations
+    }
+
     /// The filesystem as it is found afterwards: of what nobody had synced some, torn, or nothing. What became of it, in words.
     pub fn power_on(&self, rng: &mut StdRng, mode: CrashMode) -> Vec<String> {
         self.tree().power_on(rng, mode)
@@ -113,15 +128,20 @@ impl Mounted {
         }
     }
 
+    fn removed(&self, parent: INodeNo, name: &OsStr) -> Result<(), Errno> {
+        self.tree().operate(|tree| tree.remove(parent.0, name))
+    }
+
     fn resize(&self, inode: u64, size: u64) -> Result<(), Errno> {
-        let mut tree = self.tree();
-        let image = tree.file_mut(inode)?;
-        match index(size)? {
-            0 => image.empty(),
-            size if size >= image.bytes().len() => image.lengthen(size),
-            _ => return Err(Errno::EOPNOTSUPP),
-        }
-        Ok(())
+        self.tree().operate(|tree| {
+            let image = tree.file_mut(inode)?;
+            match index(size)? {
+                0 => image.empty(),
+                size if size >= image.bytes().len() => image.lengthen(size),
+                _ => return Err(Errno::EOPNOTSUPP),
+            }
+            Ok(())
+        })
     }
 }
 
@@ -154,7 +174,7 @@ fn attributes(tree: &Tree, inode: u64) -> Result<FileAttr, Errno> {
 }
 
 fn entered(tree: &mut Tree, parent: INodeNo, name: &OsStr, node: Node) -> Result<FileAttr, Errno> {
-    let inode = tree.create(parent.0, name, node)?;
+    let inode = tree.operate(|tree| tree.create(parent.0, name, node))?;
     attributes(tree, inode)
 }
 
@@ -267,11 +287,11 @@ impl Filesystem for Mounted {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.tree().remove(parent.0, name));
+        answer(reply, self.removed(parent, name));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.tree().remove(parent.0, name));
+        answer(reply, self.removed(parent, name));
     }
 
     fn rename(
@@ -285,7 +305,8 @@ impl Filesystem for Mounted {
         reply: ReplyEmpty,
     ) {
         let result = if parent == new_parent && flags.is_empty() {
-            self.tree().rename(parent.0, name, new_name)
+            self.tree()
+                .operate(|tree| tree.rename(parent.0, name, new_name))
         } else {
             Err(Errno::EOPNOTSUPP)
         };
@@ -336,9 +357,10 @@ impl Filesystem for Mounted {
         reply: ReplyWrite,
     ) {
         let durable = flags.0 & DSYNC != 0;
-        let written = self
-            .opened(handle)
-            .and_then(|mut tree| tree.write(inode.0, index(offset)?, data, durable));
+        let written = self.opened(handle).and_then(|mut tree| {
+            let offset = index(offset)?;
+            tree.operate(|tree| tree.write(inode.0, offset, data, durable))
+        });
         match written {
             Ok(()) => reply.written(data.len() as u32),
             Err(errno) => reply.error(errno),
@@ -353,7 +375,9 @@ impl Filesystem for Mounted {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let synced = self.opened(handle).and_then(|mut tree| tree.sync(inode.0));
+        let synced = self
+            .opened(handle)
+            .and_then(|mut tree| tree.operate(|tree| tree.sync(inode.0)));
         answer(reply, synced);
     }
 
@@ -383,8 +407,8 @@ impl Filesystem for Mounted {
             if mode != 0 {
                 return Err(Errno::EOPNOTSUPP);
             }
-            tree.file_mut(inode.0)?.lengthen(index(offset + length)?);
-            Ok(())
+            let end = index(offset + length)?;
+            tree.operate(|tree| Ok(tree.file_mut(inode.0)?.lengthen(end)))
         });
         answer(reply, result);
     }

@@ -83,6 +83,10 @@ pub struct Tree {
     pub off: bool,
     /// Syncs are answered and forgotten.
     pub lies: bool,
+    /// Operations that change something, asked for so far.
+    pub operations: u64,
+    /// The power goes with this one of them: it is done, but nobody hears of that, or it is not done.
+    pub off_at: Option<(u64, bool)>,
     /// Counted up by each loss of power: a descriptor from before is worth nothing.
     pub life: u64,
     pub syncs: Syncs,
@@ -95,8 +99,29 @@ impl Tree {
             next: ROOT,
             off: false,
             lies: false,
+            operations: 0,
+            off_at: None,
             life: 0,
             syncs: Syncs::default(),
+        }
+    }
+
+    /// An operation that changes something. Where the power goes with it, what it did is not heard of.
+    pub fn operate<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Tree) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        self.powered()?;
+        self.operations += 1;
+        match self.off_at {
+            Some((at, done)) if at == self.operations => {
+                if done {
+                    let _ = operation(self);
+                }
+                self.off = true;
+                Err(Errno::EIO)
+            }
+            _ => operation(self),
         }
     }
 
@@ -233,7 +258,7 @@ impl Tree {
         }
         self.nodes.retain(|inode, _| reached.contains(inode));
         self.life += 1;
-        self.off = false;
+        (self.off, self.off_at) = (false, None);
         said
     }
 }
