@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use client::{Code, Condition, ContentType, Error, Record};
 
 use crate::book::{Book, read_notes, verify};
-use crate::ground::{Ground, path_text, system};
+use crate::ground::{Ground, Journal, Kind, path_text, system};
 use crate::http::Connection;
 use crate::number_from;
 use crate::oracle::{self, Random};
@@ -95,11 +95,21 @@ fn durable_lsn(server: &Server, shard: u16) -> f64 {
 }
 
 #[test]
-fn a_filesystem_that_is_shut_down_under_load_loses_no_ack() {
+fn an_ext4_that_is_shut_down_under_load_loses_no_ack() {
+    shut_down_under_load(Kind::Ext4);
+}
+
+#[test]
+fn an_xfs_that_is_shut_down_under_load_loses_no_ack() {
+    shut_down_under_load(Kind::Xfs);
+}
+
+fn shut_down_under_load(kind: Kind) {
     // More than the load of all rounds writes on a fast disk: what is full refuses for another reason.
     const MIB: u64 = 4096;
     let data = directory();
-    let Some(ground) = Ground::on_disk("shutdown of the filesystem", data.path(), MIB) else {
+    let test = format!("shutdown of {kind:?}");
+    let Some(ground) = Ground::of_kind(kind, &test, data.path(), MIB) else {
         return;
     };
     let notes = directory();
@@ -123,7 +133,10 @@ fn a_filesystem_that_is_shut_down_under_load_loses_no_ack() {
             random.next() | 1,
         );
         std::thread::sleep(Duration::from_millis(100 + random.below(300)));
-        ground.shut_down();
+        ground.shut_down(match round % 2 {
+            0 => Journal::Lost,
+            _ => Journal::Written,
+        });
         let durable: Vec<f64> = (0..SHARDS)
             .map(|shard| {
                 let refused = until_refused(&server, shard);
@@ -172,7 +185,7 @@ fn a_filesystem_that_is_shut_down_under_load_loses_no_ack() {
     let c =
         verify(&server, &book, SHARDS.into(), 8).unwrap_or_else(|why| panic!("at the end: {why}"));
     println!(
-        "{rounds} shutdowns: {} records sent, {} acked, {} there ({} without an ack), {} acked as buffered and lost",
+        "{rounds} shutdowns of {kind:?}: {} records sent, {} acked, {} there ({} without an ack), {} acked as buffered and lost",
         c.sent, c.acked, c.found, c.unacked_found, c.buffered_lost
     );
     assert!(

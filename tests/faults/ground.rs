@@ -1,5 +1,5 @@
-//! Filesystems that can be broken: ext4 on a loop device, over a file on disk or in a small tmpfs. Gone when dropped, also
-//! when a test fails.
+//! Filesystems that can be broken: ext4 or XFS on a loop device, over a file on disk or in a small tmpfs. Gone when dropped,
+//! also when a test fails.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,40 @@ use crate::skipped;
 
 const MIB: u64 = 1 << 20;
 
-/// A mounted ext4 that nobody else uses.
+/// What the filesystem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Ext4,
+    /// Takes 300 MiB at least.
+    Xfs,
+}
+
+impl Kind {
+    /// The command that makes one in the file that follows.
+    fn make(self) -> &'static [&'static str] {
+        match self {
+            Kind::Ext4 => &[
+                "mkfs.ext4",
+                "-q",
+                "-F",
+                "-m",
+                "0",
+                "-E",
+                "lazy_itable_init=0,lazy_journal_init=0",
+            ],
+            Kind::Xfs => &["mkfs.xfs", "-q", "-f"],
+        }
+    }
+}
+
+/// What a shutdown of the filesystem does with what its journal has in memory.
+#[derive(Clone, Copy, Debug)]
+pub enum Journal {
+    Written = 1,
+    Lost = 2,
+}
+
+/// A mounted filesystem that nobody else uses.
 pub struct Ground {
     mount: PathBuf,
     image: PathBuf,
@@ -45,8 +78,8 @@ pub fn unmount(mount: &Path) -> Result<(), String> {
     result.map(drop)
 }
 
-fn why_not() -> Option<String> {
-    let missing = ["losetup", "mkfs.ext4", "mount", "umount", "fallocate"]
+fn why_not(kind: Kind) -> Option<String> {
+    let missing = ["losetup", kind.make()[0], "mount", "umount", "fallocate"]
         .into_iter()
         .find(|name| {
             Command::new(name)
@@ -66,16 +99,27 @@ fn why_not() -> Option<String> {
 impl Ground {
     /// ext4 of `mib` over a sparse file in the target directory, mounted at `at`. None: it cannot be had here, which is said.
     pub fn on_disk(test: &str, at: &Path, mib: u64) -> Option<Ground> {
-        Ground::make(test, at, mib, None)
+        Ground::of_kind(Kind::Ext4, test, at, mib)
+    }
+
+    /// The same of any kind.
+    pub fn of_kind(kind: Kind, test: &str, at: &Path, mib: u64) -> Option<Ground> {
+        Ground::make(kind, test, at, mib, None)
     }
 
     /// The same over a file in a tmpfs of `memory_mib`, which is smaller: what does not fit fails below the filesystem.
     pub fn in_memory(test: &str, at: &Path, mib: u64, memory_mib: u64) -> Option<Ground> {
-        Ground::make(test, at, mib, Some(memory_mib))
+        Ground::make(Kind::Ext4, test, at, mib, Some(memory_mib))
     }
 
-    fn make(test: &str, at: &Path, mib: u64, memory_mib: Option<u64>) -> Option<Ground> {
-        if let Some(why) = why_not() {
+    fn make(
+        kind: Kind,
+        test: &str,
+        at: &Path,
+        mib: u64,
+        memory_mib: Option<u64>,
+    ) -> Option<Ground> {
+        if let Some(why) = why_not(kind) {
             skipped(test, &format!("needs root and loop devices ({why})"));
             return None;
         }
@@ -90,7 +134,7 @@ impl Ground {
             memory: None,
             _around: around,
         };
-        match ground.set_up(mib, memory_mib) {
+        match ground.set_up(kind, mib, memory_mib) {
             Ok(()) => Some(ground),
             Err(why) => {
                 skipped(test, &format!("needs root and loop devices ({why})"));
@@ -99,7 +143,7 @@ impl Ground {
         }
     }
 
-    fn set_up(&mut self, mib: u64, memory_mib: Option<u64>) -> Result<(), String> {
+    fn set_up(&mut self, kind: Kind, mib: u64, memory_mib: Option<u64>) -> Result<(), String> {
         let image = path_text(&self.image).to_owned();
         if let Some(memory_mib) = memory_mib {
             let memory = self.image.with_file_name("memory");
@@ -123,16 +167,7 @@ impl Ground {
         };
         let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
         file.set_len(mib * MIB).map_err(|error| error.to_string())?;
-        system(&[
-            "mkfs.ext4",
-            "-q",
-            "-F",
-            "-m",
-            "0",
-            "-E",
-            "lazy_itable_init=0,lazy_journal_init=0",
-            &image,
-        ])?;
+        system(&[kind.make(), &[&*image]].concat())?;
         self.device = system(&["losetup", "--find", "--show", &image])?;
         self.mount()
     }
@@ -154,13 +189,17 @@ impl Ground {
             .unwrap_or_else(|why| panic!("{why}"));
     }
 
-    /// EXT4_IOC_SHUTDOWN without writing the journal or dirty data: the filesystem is gone under whoever uses it.
+    /// The filesystem is gone under whoever uses it, and dirty data with it: EXT4_IOC_SHUTDOWN, which is XFS_IOC_GOINGDOWN by
+    /// another name.
     #[track_caller]
-    pub fn shut_down(&self) {
-        const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
+    pub fn shut_down(&self, journal: Journal) {
+        let script = format!(
+            "import fcntl, os, struct, sys\n\
             fd = os.open(sys.argv[1], os.O_RDONLY)\n\
-            fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))\n";
-        let done = system(&["python3", "-c", SHUTDOWN, path_text(&self.mount)]);
+            fcntl.ioctl(fd, 0x8004587d, struct.pack('I', {}))\n",
+            journal as u32
+        );
+        let done = system(&["python3", "-c", &script, path_text(&self.mount)]);
         done.unwrap_or_else(|why| panic!("{why}"));
     }
 
