@@ -21,11 +21,39 @@ pub struct Fault {
     pub kind: FaultKind,
 }
 
+/// With which number an operation fails. The kernel has more for it than the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errno {
+    /// EIO.
+    Io,
+    /// EAGAIN.
+    Again,
+    /// EINTR.
+    Interrupted,
+    /// ECANCELED.
+    Canceled,
+}
+
+impl Errno {
+    /// All of them.
+    pub const ALL: [Errno; 4] = [Errno::Io, Errno::Again, Errno::Interrupted, Errno::Canceled];
+
+    /// As Linux numbers it.
+    pub fn number(self) -> i32 {
+        match self {
+            Errno::Io => 5,
+            Errno::Again => 11,
+            Errno::Interrupted => 4,
+            Errno::Canceled => 125,
+        }
+    }
+}
+
 /// What a broken operation answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// EIO; what was written is anybody's guess.
-    Error,
+    /// An error; what was written is anybody's guess.
+    Error(Errno),
     /// No space.
     Full,
     /// Fewer bytes than asked for (writes; others give EIO).
@@ -45,7 +73,7 @@ pub enum FaultKind {
 impl FaultKind {
     /// What a device says when it fails.
     pub const LOUD: [FaultKind; 4] = [
-        FaultKind::Error,
+        FaultKind::Error(Errno::Io),
         FaultKind::Full,
         FaultKind::Short,
         FaultKind::Unreadable,
@@ -66,7 +94,10 @@ impl FaultKind {
     /// As a run prints it.
     pub fn name(self) -> &'static str {
         match self {
-            FaultKind::Error => "EIO",
+            FaultKind::Error(Errno::Io) => "EIO",
+            FaultKind::Error(Errno::Again) => "EAGAIN",
+            FaultKind::Error(Errno::Interrupted) => "EINTR",
+            FaultKind::Error(Errno::Canceled) => "ECANCELED",
             FaultKind::Full => "ENOSPC",
             FaultKind::Short => "short write",
             FaultKind::Unreadable => "EIO on a read",

@@ -18,7 +18,7 @@ use crate::alive;
 use crate::client::Sent;
 use crate::disk::CrashMode;
 use crate::host::{Host, StoreConfig};
-use crate::machine::{Fault, FaultKind, Mutant};
+use crate::machine::{Errno, Fault, FaultKind, Mutant};
 use crate::oracle::Broken;
 use crate::promise::Promise;
 use crate::scenario::{Failure, key_of, put};
@@ -337,6 +337,10 @@ impl Run {
                     m.reads
                 } else {
                     m.operations
+                };
+                let kind = match kind {
+                    FaultKind::Error(_) => FaultKind::Error(Errno::ALL[so_far as usize % 4]),
+                    kind => kind,
                 };
                 m.fault = Some(Fault {
                     operation: so_far + self.rng.random_range(1..60),

@@ -1,6 +1,6 @@
 //! Every disk operation of a workload fails once: nothing is acked behind a failed log write, reads go on, a restart recovers.
 
-use sim::machine::FaultKind;
+use sim::machine::{Errno, FaultKind};
 use sim::scenario::{Request, SMALL, StoreConfig, fail_operation, fresh};
 
 #[test]
@@ -24,7 +24,8 @@ fn whichever_operation_fails_nothing_is_acked_that_is_not_durable_and_a_restart_
             Request::Producer,
             Request::Put,
         ];
-        for kind in [FaultKind::Error, FaultKind::Full, FaultKind::Short] {
+        let kinds = Errno::ALL.map(FaultKind::Error);
+        for kind in kinds.into_iter().chain([FaultKind::Full, FaultKind::Short]) {
             for operation in 1.. {
                 states += 1;
                 match fail_operation(&store, &requests, operation, kind) {

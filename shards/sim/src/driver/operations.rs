@@ -10,7 +10,7 @@ use shard::preparer::Step;
 use uring::Buffer;
 
 use super::SimDriver;
-use crate::machine::{FaultKind, Machine, Mutant, OperationKind};
+use crate::machine::{Errno, FaultKind, Machine, Mutant, OperationKind};
 
 /// Zeroes that a preparation writes at once.
 const ZERO_CHUNK: usize = 64 * 1024;
@@ -71,8 +71,11 @@ pub(super) struct Pending {
 }
 
 fn broken(kind: FaultKind) -> io::Error {
-    // EIO and ENOSPC by their numbers, as the kernel gives them.
-    io::Error::from_raw_os_error(if kind == FaultKind::Full { 28 } else { 5 })
+    io::Error::from_raw_os_error(match kind {
+        FaultKind::Error(errno) => errno.number(),
+        FaultKind::Full => 28, // ENOSPC
+        _ => Errno::Io.number(),
+    })
 }
 
 impl SimDriver {
@@ -151,7 +154,7 @@ impl SimDriver {
                 fails,
             } => {
                 let result = if fails {
-                    Err(broken(FaultKind::Error))
+                    Err(broken(FaultKind::Unreadable))
                 } else {
                     Ok(m.disk.read(file, offset as usize, &mut buffer[..len]))
                 };
