@@ -8,6 +8,7 @@
 //! was sent and acked, `book` holds a server to it; the other modules are the tests.
 
 mod book;
+mod caps;
 mod clients;
 mod descriptors;
 mod filesystem;
