@@ -10,7 +10,7 @@ use super::dir::Directory;
 use super::report::{CheckpointSurvey, LogSurvey, SegmentSurvey, Verdict, hex};
 use crate::cli::InspectFlags;
 use crate::exit::{Failure, output};
-use crate::text::human;
+use crate::text::{counted, human};
 
 /// Everything that is shown; the JSON object is this.
 #[derive(Serialize)]
@@ -200,20 +200,24 @@ fn write_segments(f: &mut fmt::Formatter<'_>, segments: &[SegmentSurvey]) -> fmt
             (Some(first), Some(last)) => format!("{first}-{last}"),
             _ => "-".to_owned(),
         };
-        let loose = match segment.loose_batches {
-            0 => String::new(),
-            batches => format!("; {batches} batches outside the chain"),
-        };
+        let mut notes = segment.stop.clone().unwrap_or_else(|| "-".to_owned());
+        for (batches, where_) in [
+            (segment.batches_before_entry, "before the replay point"),
+            (segment.loose_batches, "behind the end of the log"),
+        ] {
+            if batches > 0 {
+                let _ = write!(notes, "; {} {where_}", counted(batches, "batch"));
+            }
+        }
         writeln!(
             f,
-            "  {:>7} {:>4} {:>10} {:>9} {:>10} {lsns:>24}  {:<36} {}{loose}",
+            "  {:>7} {:>4} {:>10} {:>9} {:>10} {lsns:>24}  {:<36} {notes}",
             segment.segment.unwrap_or_default(),
             segment.generation.unwrap_or_default(),
             human(segment.bytes_used),
             segment.batches,
             segment.records,
             segment.file,
-            segment.stop.as_deref().unwrap_or("-"),
         )?;
     }
     idle.into_iter()

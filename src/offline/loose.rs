@@ -16,13 +16,13 @@ pub struct Loose {
 }
 
 impl Loose {
-    /// Counts the batches in `range` of a segment that verify; `visit` sees their records.
+    /// Counts the batches in `range` of a segment that verify; `visit` sees their records, each with its lsn.
     pub fn read(
         &mut self,
         codec: &RecordCodec,
         segment: &Segment<'_>,
         range: std::ops::Range<u32>,
-        mut visit: impl FnMut(Location, &RecordView<'_>),
+        mut visit: impl FnMut(u64, Location, &RecordView<'_>),
     ) -> u64 {
         let (mut batches, mut offset) = (0, range.start);
         let mut broken = |offset: u32, lsn: u64, why: String| {
@@ -61,7 +61,7 @@ impl Loose {
                 (info.first_lsn..).zip(scan::records(codec, &info, content))
             {
                 match record {
-                    Ok(record) => visit(location, &record),
+                    Ok(record) => visit(lsn, location, &record),
                     Err(error) => {
                         whole = false;
                         broken(info.offset, lsn, error.to_string());

@@ -223,7 +223,7 @@ impl Plan {
                 header: &header,
                 bytes: &bytes,
             };
-            Loose::default().read(&codec, &segment, from..u32::MAX, |_, record| {
+            Loose::default().read(&codec, &segment, from..u32::MAX, |_, _, record| {
                 records += 1;
                 if written.is_ok() {
                     written = writeln!(out, "{}", line(record));

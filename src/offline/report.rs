@@ -99,18 +99,32 @@ pub struct SegmentSurvey {
     pub generation: Option<u32>,
     /// Up to the end of the last verified batch, the header included.
     pub bytes_used: u64,
-    /// Verified batches that the chain holds.
+    /// Verified batches of the log.
     pub batches: u64,
-    /// Their records.
+    /// Of them, those before the place where a checkpoint enters the log: held to each other by their numbers, because what
+    /// the chain would hold the first of them to has been given back.
+    pub batches_before_entry: u64,
+    /// Records of the verified batches.
     pub records: u64,
-    /// Of the chain's records here.
+    /// The first of them.
     pub first_lsn: Option<u64>,
-    /// Of the chain's records here.
+    /// The last of them.
     pub last_lsn: Option<u64>,
     /// Why reading stopped.
     pub stop: Option<String>,
-    /// Batches that verify on their own and that the chain does not reach.
+    /// Batches behind the end of the log that verify on their own.
     pub loose_batches: u64,
+}
+
+impl SegmentSurvey {
+    /// Records of verified batches, by their lsns; they come in order.
+    pub(super) fn note_records(&mut self, lsns: std::ops::Range<u64>) {
+        if !lsns.is_empty() {
+            self.records += lsns.end - lsns.start;
+            self.first_lsn.get_or_insert(lsns.start);
+            self.last_lsn = Some(lsns.end - 1);
+        }
+    }
 }
 
 /// One stream of the log.

@@ -321,11 +321,17 @@ async fn read_log(
             } else {
                 u32::MAX
             };
-            row.loose_batches =
-                before_chain.read(&codec, &segment, BLOCK_BYTES as u32..until, |at, record| {
+            row.batches = before_chain.read(
+                &codec,
+                &segment,
+                BLOCK_BYTES as u32..until,
+                |lsn, at, record| {
+                    row.note_records(lsn..lsn + 1);
                     streams.count(record);
                     sink.record(at, record);
-                });
+                },
+            );
+            row.batches_before_entry = row.batches;
             if let (Some(spot), Verdict::Whole) = (before_chain.broken.take(), &survey.verdict) {
                 survey.verdict = Verdict::Damage(Spot {
                     file: row.file.clone(),
@@ -334,7 +340,8 @@ async fn read_log(
             }
         }
         if ended.is_some() {
-            row.loose_batches += behind_end.read(&codec, &segment, whole_file.clone(), |_, _| ());
+            row.loose_batches +=
+                behind_end.read(&codec, &segment, whole_file.clone(), |_, _, _| ());
         } else if header.segment >= at.segment {
             let (end, stop) = scan::walk(identity, header, &bytes, at, &mut |_, at, record| {
                 streams.count(&record);
@@ -342,13 +349,9 @@ async fn read_log(
             });
             let end_offset = stopped_at(&end, header);
             row.bytes_used = u64::from(end_offset);
-            row.batches = end.next_batch - at.next_batch;
-            row.records = end.next_lsn - at.next_lsn;
-            row.first_lsn = (row.records > 0).then_some(at.next_lsn);
-            row.last_lsn = (row.records > 0).then(|| end.next_lsn - 1);
+            row.batches += end.next_batch - at.next_batch;
+            row.note_records(at.next_lsn..end.next_lsn);
             row.stop = Some(stop_text(&stop));
-            survey.batches += row.batches;
-            survey.records += row.records;
             let continues = live
                 .get(number + 1)
                 .is_some_and(|next| scan::continues(identity, &next.header, &next.head, &end));
@@ -359,7 +362,7 @@ async fn read_log(
             };
             if decide(&evidence) != Decision::NextSegment {
                 row.loose_batches +=
-                    behind_end.read(&codec, &segment, end_offset..u32::MAX, |_, _| ());
+                    behind_end.read(&codec, &segment, end_offset..u32::MAX, |_, _, _| ());
                 ended = Some((number, end, stop));
             }
             at = end;
@@ -369,6 +372,8 @@ async fn read_log(
                 scan::proof_of_durability(identity, header, &bytes, whole_file.start, end.next_lsn);
             proven = proven || proof.is_some();
         }
+        survey.batches += row.batches;
+        survey.records += row.records;
         sink.segment(header.segment, &bytes)?;
         progress.inc(live_segment.length);
         survey.segments.push(row);

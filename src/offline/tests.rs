@@ -467,7 +467,15 @@ fn a_log_that_starts_late_is_entered_where_a_checkpoint_enters_it() {
         .expect("a segment");
     let survey = fixture.survey();
     assert_eq!(survey.verdict, Verdict::Whole);
-    assert!(survey.segments[0].loose_batches > 0);
+    let first = &survey.segments[0];
+    assert!(first.batches_before_entry > 0 && first.loose_batches == 0);
+    // What lies before the entry is of the log like the rest, and counted with it.
+    let there =
+        (fixture.batches.iter()).filter(|(path, ..)| !path.ends_with("segment-00000000.seg"));
+    let first_lsn = there.clone().map(|(.., lsn)| *lsn).min().expect("batches");
+    assert_eq!(survey.batches, there.count() as u64);
+    assert_eq!(first.first_lsn, Some(first_lsn));
+    assert_eq!(survey.records, fixture.end.next_lsn - first_lsn);
     let (path, offset, lsn) = fixture
         .batches
         .iter()
