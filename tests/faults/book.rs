@@ -3,6 +3,7 @@
 //! missing is missing from the end.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::Path;
 
 use crate::oracle::{self, STREAM, WORKERS};
@@ -76,6 +77,16 @@ pub struct Counts {
     pub found: usize,
     pub buffered_lost: usize,
     pub unacked_found: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} records sent, {} acked, {} there ({} without an ack), {} acked as buffered and lost",
+            self.sent, self.acked, self.found, self.unacked_found, self.buffered_lost
+        )
+    }
 }
 
 /// Reads everything back and holds it against the book. Of `histories` keys the history is walked, a read of the device for

@@ -184,10 +184,7 @@ fn shut_down_under_load(kind: Kind) {
     let server = Server::start(data.path(), SHARDS.into());
     let c =
         verify(&server, &book, SHARDS.into(), 8).unwrap_or_else(|why| panic!("at the end: {why}"));
-    println!(
-        "{rounds} shutdowns of {kind:?}: {} records sent, {} acked, {} there ({} without an ack), {} acked as buffered and lost",
-        c.sent, c.acked, c.found, c.unacked_found, c.buffered_lost
-    );
+    println!("{rounds} shutdowns of {kind:?}: {c}");
     assert!(
         c.acked > 50 * rounds as usize,
         "the load was too small to say anything"

@@ -408,7 +408,10 @@ impl Filesystem for Mounted {
                 return Err(Errno::EOPNOTSUPP);
             }
             let end = index(offset + length)?;
-            tree.operate(|tree| Ok(tree.file_mut(inode.0)?.lengthen(end)))
+            tree.operate(|tree| {
+                tree.file_mut(inode.0)?.lengthen(end);
+                Ok(())
+            })
         });
         answer(reply, result);
     }
