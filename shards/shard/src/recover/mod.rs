@@ -10,7 +10,7 @@ mod segments;
 mod starts;
 mod wipe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use uring::Buffer;
 use wal::LogIdentity;
@@ -33,6 +33,8 @@ use wipe::Stale;
 
 /// Of a segment that is only looked through for batch headers.
 const PROOF_PART_BYTES: usize = 256 * 1024;
+/// So many of them are on their way at once.
+const PROOF_PARTS_AHEAD: usize = 4;
 
 /// What recovery needs to know besides the files.
 #[derive(Clone, Debug)]
@@ -356,7 +358,8 @@ impl<D: Driver> Shard<D> {
         Ok(false)
     }
 
-    /// Does a batch of this segment say it? Its first batch nearly always does if any: read in parts, up to the proof.
+    /// Does a batch of this segment say it? Its first batch nearly always does if any: the first part is read alone, the others
+    /// some at once, up to the proof.
     fn is_proven_in(
         &mut self,
         segments: &BTreeMap<u32, SegmentFile>,
@@ -371,22 +374,43 @@ impl<D: Driver> Shard<D> {
         let header = segment.header(config);
         let what = format!("segment-{:08}.seg", segment.slot);
         let part_bytes = PROOF_PART_BYTES.min(config.segment_bytes as usize);
-        let mut buffer = Buffer::new(part_bytes).map_err(|error| RecoverError::Io {
-            what: what.clone(),
-            error,
-        })?;
-        for offset in (0..config.segment_bytes).step_by(part_bytes) {
-            let bytes = part_bytes.min((config.segment_bytes - offset) as usize);
-            let read = self.start_read(segment.file, offset, buffer, bytes);
-            buffer = self.await_read(read, bytes, &what)?;
-            let part = &buffer[..bytes];
-            let proof = scan::proof_in_part(&config.identity, &header, part, offset as u32, lsn);
-            if proof.is_some() {
-                return Ok(true);
+        let mut offsets = (0..config.segment_bytes).step_by(part_bytes);
+        let (mut ahead, mut free) = (VecDeque::new(), Vec::new());
+        let (mut proven, mut at_once) = (false, 1);
+        loop {
+            while !proven
+                && ahead.len() < at_once
+                && let Some(offset) = offsets.next()
+            {
+                let buffer = match free.pop() {
+                    Some(buffer) => buffer,
+                    None => Buffer::new(part_bytes).map_err(|error| RecoverError::Io {
+                        what: what.clone(),
+                        error,
+                    })?,
+                };
+                let bytes = part_bytes.min((config.segment_bytes - offset) as usize);
+                let read = self.start_read(segment.file, offset, buffer, bytes);
+                ahead.push_back((read, offset, bytes));
             }
-            stale.extend(Stale::find(number, part, offset as usize, 0));
+            let Some((read, offset, bytes)) = ahead.pop_front() else {
+                return Ok(proven);
+            };
+            let buffer = self.await_read(read, bytes, &what)?;
+            // Behind a proof what is still on its way is awaited and not looked at.
+            if !proven {
+                let part = &buffer[..bytes];
+                let offset_in_segment = offset as u32; // a segment is smaller than 4 GiB
+                proven =
+                    scan::proof_in_part(&config.identity, &header, part, offset_in_segment, lsn)
+                        .is_some();
+                if !proven {
+                    stale.extend(Stale::find(number, part, offset as usize, 0));
+                }
+            }
+            free.push(buffer);
+            at_once = PROOF_PARTS_AHEAD;
         }
-        Ok(false)
     }
 }
 
