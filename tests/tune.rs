@@ -335,3 +335,53 @@ fn prove_and_a_watching_server_for_real_in_a_network_namespace() {
     assert!(read("latency.svg").contains("tuned"));
     assert!(read("after-1/summary.json").contains("records_per_second"));
 }
+
+/// `persist` on the host itself, over a copy of its `/etc` that only this mount namespace sees.
+const PERSIST: &str = r#"
+set -eu
+mkdir "$WORK/etc"
+cp -a /etc/. "$WORK/etc"
+mount --bind "$WORK/etc" /etc
+all() { (cd /etc && find . && find . -type f -exec cksum {} +) | sort; }
+persist() { code=0; "$TUNE" tune persist --data "$WORK" "$@" > "$WORK/said" 2>&1 || code=$?; cat "$WORK/said"; echo "ended with $code"; }
+all > "$WORK/before"
+persist --state "$WORK/state"
+all | cmp - "$WORK/before"
+grep '^==> /etc/' "$WORK/said" > "$WORK/files" || { echo "nothing to write"; echo all of it; exit 0; }
+# Settings that no file keeps are named, and then not all is well: 3. Without any it ends with 0.
+expected=0
+grep ': left out, ' "$WORK/said" > "$WORK/left" && expected=3
+persist --yes --state "$WORK/state"
+[ "$code" = "$expected" ]
+sed 's/^==> //' "$WORK/files" | while read -r file; do test -e "$file"; grep -F "$file: installed" "$WORK/said"; done
+grep ': left out, ' "$WORK/said" | cmp - "$WORK/left" || [ "$expected" = 0 ]
+all > "$WORK/between"
+persist --yes --state "$WORK/state"
+all | cmp - "$WORK/between"
+persist --remove --yes --state "$WORK/state"
+[ "$code" = 0 ]
+all | cmp - "$WORK/before"
+echo all of it
+"#;
+
+#[test]
+fn persist_writes_to_a_real_etc_and_leaves_no_trace_in_it() {
+    let possible = Command::new("unshare").args(["--mount", "true"]).output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: needs root and unshare (util-linux)");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", PERSIST])
+        .env("TUNE", env!("CARGO_BIN_EXE_pinion"))
+        .env("WORK", directory.path())
+        .output()
+        .expect("unshare starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.ends_with("all of it\n"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -36,6 +36,9 @@ struct Manifest {
     /// Settings that are in the files: they read as fine because of them, and have to stay in.
     ids: BTreeSet<String>,
     files: Vec<Owned>,
+    /// Directories that were made for them.
+    #[serde(default)]
+    directories: BTreeSet<String>,
 }
 
 /// What was done.
@@ -79,6 +82,31 @@ impl Manifest {
 
     fn owned(&self, path: &str) -> Option<&Owned> {
         self.files.iter().find(|file| file.path == path)
+    }
+
+    /// Takes away the directories that were made, as far as nothing of others is in them.
+    fn take_directories(&self, system: &dyn System) -> Result<(), Error> {
+        // The deepest first: a path sorts before what lies below it.
+        for directory in self.directories.iter().rev() {
+            system
+                .remove_directory(directory)
+                .map_err(|source| Error::state(directory, source))?;
+        }
+        Ok(())
+    }
+
+    /// Notes the directories that are to be made for the files.
+    fn note_directories(&mut self, system: &dyn System) {
+        for file in &self.files {
+            let mut directory = file.path.as_str();
+            while let Some((above, _)) = directory.rsplit_once('/')
+                && !above.is_empty()
+                && system.list(above).is_err()
+            {
+                self.directories.insert(above.to_owned());
+                directory = above;
+            }
+        }
     }
 }
 
@@ -178,6 +206,7 @@ pub fn persist(request: Request<'_>, unit: Unit<'_>) -> Result<Persisted, Error>
             .filter(|id| !rendered.left_out.contains(id))
             .collect(),
         files: Vec::new(),
+        directories: before.directories.clone(),
     };
     for file in rendered.files {
         let known = before.owned(&file.path);
@@ -221,6 +250,7 @@ pub fn persist(request: Request<'_>, unit: Unit<'_>) -> Result<Persisted, Error>
     if after.files.is_empty() && before.files.is_empty() {
         return Ok(Persisted::default());
     }
+    after.note_directories(system);
     // The manifest first: whatever a run that dies has written, the next one knows to be ours.
     let mut both = after.clone();
     both.files.extend(stale.iter().map(|old| (*old).clone()));
@@ -230,6 +260,10 @@ pub fn persist(request: Request<'_>, unit: Unit<'_>) -> Result<Persisted, Error>
     }
     for old in &stale {
         old.take_away(system)?;
+    }
+    if after.files.is_empty() {
+        after.take_directories(system)?;
+        after.directories.clear();
     }
     for file in &mut after.files {
         file.previous = None;
@@ -257,6 +291,7 @@ pub fn remove(system: &dyn System, state: &str, force: bool) -> Result<Persisted
     for file in &manifest.files {
         file.take_away(system)?;
     }
+    manifest.take_directories(system)?;
     let path = manifest_path(state);
     system
         .remove(&path)

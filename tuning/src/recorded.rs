@@ -317,6 +317,14 @@ impl System for Recorded {
         Ok(())
     }
 
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        // It is there by what is in it, or by its own entry.
+        if self.list(path).is_ok_and(|names| names.is_empty()) {
+            self.entries.borrow_mut().remove(path);
+        }
+        Ok(())
+    }
+
     fn lock(&self, _: &str) -> io::Result<Lock> {
         Ok(Lock::alone())
     }

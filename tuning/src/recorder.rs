@@ -113,6 +113,10 @@ impl<S: System> System for Recorder<S> {
         Err(refused())
     }
 
+    fn remove_directory(&self, _: &str) -> io::Result<()> {
+        Err(refused())
+    }
+
     fn lock(&self, _: &str) -> io::Result<Lock> {
         Err(refused())
     }

@@ -32,6 +32,8 @@ pub trait System {
     fn make_link(&self, path: &str, target: &str) -> io::Result<()>;
     /// Removes a file or link durably; one that is not there is fine.
     fn remove(&self, path: &str) -> io::Result<()>;
+    /// Removes a directory if nothing is in it.
+    fn remove_directory(&self, path: &str) -> io::Result<()>;
     /// Keeps other tuners of this machine out for as long as the lock lives. WouldBlock: one is there.
     fn lock(&self, path: &str) -> io::Result<Lock>;
 }
@@ -204,6 +206,14 @@ impl System for Host {
                 result?;
                 path.parent().map_or(Ok(()), sync_directory)
             }
+        }
+    }
+
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        use io::ErrorKind::{DirectoryNotEmpty, NotFound};
+        match fs::remove_dir(self.at(path)) {
+            Err(error) if matches!(error.kind(), DirectoryNotEmpty | NotFound) => Ok(()),
+            result => result,
         }
     }
 

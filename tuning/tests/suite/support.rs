@@ -196,6 +196,10 @@ impl System for Faulty<'_> {
         self.write(|| self.machine.remove(path))
     }
 
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.write(|| self.machine.remove_directory(path))
+    }
+
     fn lock(&self, path: &str) -> io::Result<Lock> {
         self.write(|| self.machine.lock(path))
     }
