@@ -35,7 +35,7 @@ fn check_ends_with_3_while_changes_are_pending_and_0_when_there_are_none() {
     for wanted in [
         "machine    Linux 6.18.44, virtual machine",
         "network    eth0: virtio_net, default route, 1 queue of 1, ring 256 of 256",
-        "disk       vda: scheduler mq-deadline, cache write back, FUA no, 256 requests",
+        "disk       vda: scheduler mq-deadline, cache write back, FUA no, 256 requests, 1 interrupt placed by the kernel on cores 0-1",
         "\nchange (8)\n",
         "  vm.swappiness                        60 -> at most 10\n      why:  ",
         "\nrefused (3)\n",
@@ -63,6 +63,9 @@ fn json_holds_the_inventory_and_every_finding() {
         report["inventory"]["data"]["disks"][3]["model"],
         "Samsung SSD 990 PRO 2TB"
     );
+    let queues = &report["inventory"]["data"]["disks"][3]["interrupts"];
+    assert_eq!(queues.as_array().map(Vec::len), Some(3), "{queues}");
+    assert_eq!(queues[2]["name"], "nvme3q2");
     let findings = report["findings"].as_array().expect("a list");
     let channels = findings
         .iter()

@@ -1,5 +1,6 @@
 //! Verdicts as text: the machine in a few lines, then every setting under its verdict.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use tuning::check::{Finding, Group, Report};
@@ -319,7 +320,7 @@ fn card(nic: &Nic) -> String {
 }
 
 fn disk_text(disk: &Disk) -> String {
-    format!(
+    let mut text = format!(
         "{}{}: scheduler {}, cache {}, FUA {}, {} requests",
         disk.name,
         disk.model
@@ -336,5 +337,17 @@ fn disk_text(disk: &Disk) -> String {
         },
         disk.requests_max
             .map_or("unknown".to_owned(), |requests| requests.to_string()),
-    )
+    );
+    if !disk.interrupts.is_empty() {
+        let all = disk.interrupts.iter().flat_map(|one| &one.affinity);
+        let cores: BTreeSet<usize> = all.copied().collect();
+        let cores: Vec<usize> = cores.into_iter().collect();
+        let _ = write!(
+            text,
+            ", {} placed by the kernel on cores {}",
+            counted(disk.interrupts.len() as u64, "interrupt"),
+            cpu_ranges(&cores)
+        );
+    }
+    text
 }

@@ -4,8 +4,26 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Choice, names, number, text};
+use super::{Choice, Interrupt, names, number, text};
 use crate::system::System;
+
+/// `nvme0q3` is the third queue of all namespaces of nvme0; a virtio disk's are called by the name of its virtio device.
+fn interrupts(system: &dyn System, disk: &str) -> Vec<Interrupt> {
+    let start = match disk
+        .strip_prefix("nvme")
+        .and_then(|rest| rest.split_once('n'))
+    {
+        Some((controller, _)) => format!("nvme{controller}q"),
+        None => match system.link(&format!("/sys/block/{disk}/device")) {
+            Ok(link) if link.contains("virtio") => {
+                format!("{}-req.", link.rsplit('/').next().unwrap_or_default())
+            }
+            _ => return Vec::new(),
+        },
+    };
+    let table = text(system, "/proc/interrupts").unwrap_or_default();
+    Interrupt::of_queues(system, &table, |_, name| name.starts_with(&start))
+}
 
 /// Where the engine's data lie.
 #[derive(Clone, Debug, Serialize)]
@@ -47,6 +65,9 @@ pub struct Disk {
     pub throttle_us: Option<i64>,
     /// Largest write that is never torn, in bytes; 0 for none.
     pub atomic_write_bytes_max: Option<u64>,
+    /// Interrupts of its queues, of NVMe and of a hypervisor's disks. Told and never set: the kernel spreads them over the
+    /// cores itself, and refuses another affinity (IRQD_AFFINITY_MANAGED).
+    pub interrupts: Vec<Interrupt>,
 }
 
 impl Disk {
@@ -75,6 +96,7 @@ impl Disk {
             physical_block_bytes: number(system, &path("physical_block_size")),
             throttle_us: number(system, &path("wbt_lat_usec")),
             atomic_write_bytes_max: number(system, &path("atomic_write_max_bytes")),
+            interrupts: interrupts(system, name),
         }
     }
 }
@@ -213,5 +235,25 @@ mod tests {
         assert_eq!(disks("/database"), ["nvme0n1"]);
         assert_eq!(disks("/dev/shm"), [""; 0]);
         assert_eq!(Data::gather(&machine, "/").options, ["rw", "discard"]);
+    }
+
+    #[test]
+    fn queues_of_disks_and_the_cores_that_their_interrupts_go_to() {
+        let machine = Recorded::parse(
+            "== /proc/interrupts\n      CPU0 CPU1\n 30: 1 0 PCI-MSIX-0000:00:02.0 0-edge virtio1-config\n\
+             31: 0 7 PCI-MSIX-0000:00:02.0 1-edge virtio1-req.0\n 32: 0 7 PCI-MSIX-0000:00:03.0 1-edge virtio11-req.0\n\
+             40: 9 0 IR-PCI-MSI 0-edge nvme1q0\n 41: 0 9 IR-PCI-MSI 1-edge nvme1q1\n 42: 0 9 IR-PCI-MSI 1-edge nvme10q1\n\
+             == /proc/irq/31/smp_affinity_list\n0-1\n== /proc/irq/41/smp_affinity_list\n1\n\
+             == /sys/block/vda/device -> ../../../virtio1\n",
+        )
+        .expect("a machine");
+        let told = |disk: &str| -> Vec<(u32, usize, Vec<usize>)> {
+            (interrupts(&machine, disk).into_iter())
+                .map(|found| (found.number, found.queue, found.affinity))
+                .collect()
+        };
+        assert_eq!(told("vda"), [(31, 0, vec![0, 1])]);
+        assert_eq!(told("nvme1n1"), [(40, 0, vec![]), (41, 1, vec![1])]);
+        assert_eq!(told("sda"), []);
     }
 }

@@ -7,13 +7,15 @@ mod cpu;
 mod disk;
 mod environment;
 mod groups;
+mod interrupts;
 mod nic;
 
 pub use cpu::{Cache, Core, Cpu, FrequencyPolicy};
 pub use disk::{Data, Disk};
 pub use environment::{Environment, Kernel, Limits, Memory, SoftNet};
 pub use groups::Groups;
-pub use nic::{Driver, Interrupt, Nic};
+pub use interrupts::Interrupt;
+pub use nic::{Driver, Nic};
 
 use serde::Serialize;
 

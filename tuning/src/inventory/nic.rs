@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Environment, cpu_list, names, number, text};
+use super::{Environment, Interrupt, names, number, text};
 use crate::ethtool::{self, Setting};
 use crate::system::System;
 
@@ -81,19 +81,6 @@ pub struct Nic {
     pub missed: u64,
     /// Interrupts of its queues.
     pub interrupts: Vec<Interrupt>,
-}
-
-/// An interrupt of a queue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Interrupt {
-    /// The kernel's number.
-    pub number: u32,
-    /// What the driver calls it.
-    pub name: String,
-    /// The queue it belongs to.
-    pub queue: usize,
-    /// Cores it may be delivered to.
-    pub affinity: Vec<usize>,
 }
 
 /// The cards that this process may see, and whether ethtool was there to be asked.
@@ -241,58 +228,16 @@ fn queue_interrupts(system: &dyn System, nic: &str, known: Driver, table: &str) 
         .ok()
         .and_then(|link| link.rsplit('/').next().map(str::to_owned))
         .unwrap_or_default();
-    let mut found = Vec::new();
-    for line in table.lines() {
-        let Some((number_text, rest)) = line.split_once(':') else {
-            continue;
-        };
-        let (Ok(number), Some(name)) = (
-            number_text.trim().parse::<u32>(),
-            rest.split_whitespace().last(),
-        ) else {
-            continue;
-        };
+    Interrupt::of_queues(system, table, |number, name| {
         let ours = owned.contains(&number)
             || owned.is_empty() && (name.contains(nic) || name.starts_with(&format!("{alias}-")));
-        let of_queue = known.queue_words.iter().any(|word| name.contains(word));
-        let Some(queue) = queue_of(name).filter(|_| ours && of_queue) else {
-            continue;
-        };
-        let affinity = text(system, &format!("/proc/irq/{number}/smp_affinity_list"));
-        found.push(Interrupt {
-            number,
-            name: name.to_owned(),
-            queue,
-            affinity: cpu_list(&affinity.unwrap_or_default()),
-        });
-    }
-    found
-}
-
-/// The number at the end of `eth0-TxRx-3`, `virtio2-input.0`, `mlx5_comp7@pci:0000:3b:00.0`.
-fn queue_of(name: &str) -> Option<usize> {
-    let name = name.split('@').next()?;
-    let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
-    name[name.len() - digits..].parse().ok()
+        ours && known.queue_words.iter().any(|word| name.contains(word))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_queue_is_the_number_at_the_end() {
-        for (name, queue) in [
-            ("eth0-TxRx-3", Some(3)),
-            ("virtio2-input.0", Some(0)),
-            ("mlx5_comp17@pci:0000:3b:00.0", Some(17)),
-            ("eth0-Tx-Rx-7", Some(7)),
-            ("mlx5_async0@pci:0000:3b:00.0", Some(0)),
-            ("virtio2-config", None),
-        ] {
-            assert_eq!(queue_of(name), queue, "{name}");
-        }
-    }
 
     #[test]
     fn a_default_route_has_neither_destination_nor_mask() {
