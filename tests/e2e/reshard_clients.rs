@@ -200,3 +200,36 @@ fn without_a_producer_id_what_was_under_way_is_lost_and_the_next_append_goes_by_
     assert_once(&mut client, "s", 2);
     server.stop();
 }
+
+#[test]
+fn a_server_that_comes_back_on_other_ports_of_its_shards_is_found_again() {
+    let data = directory();
+    let front = Front::new();
+    let mut server = start(data.path(), &["--shards", "2"]);
+    front.lead_to(Some(&server));
+    let mut client = front.connect(Some(78));
+    let mut sent = 0;
+    for _ in 0..3 {
+        assert_eq!(client.shard_connections(), 2);
+        let ports: Vec<u16> = (client.topology().shards.iter())
+            .map(|shard| shard.native_port)
+            .collect();
+        server.signal("STOP");
+        let tickets: Vec<Ticket> = (sent..sent + 20)
+            .map(|number| send(&mut client, "s", number))
+            .collect();
+        sent += 20;
+        front.lead_to(None);
+        server.kill();
+        server = start(data.path(), &[]);
+        front.lead_to(Some(&server));
+        let now = front.connect(None);
+        assert_ne!(now.topology().shards[0].native_port, ports[0]);
+        for ticket in tickets {
+            client.wait(ticket).expect("it is stored");
+        }
+        assert_once(&mut client, "s", sent);
+        assert_eq!(client.topology(), now.topology());
+    }
+    server.stop();
+}

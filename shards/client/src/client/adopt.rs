@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use wire::slot::{SLOTS, slot_of};
-use wire::{Code, Refusal, Topology};
+use wire::{Code, Refusal, ShardRoute, Topology};
 
 use super::{Client, Link, Part, delivery};
 use crate::connection::{Answer, Connection};
@@ -70,11 +70,7 @@ impl Layout {
         for (lane, route) in (0..).zip(&topology.shards) {
             let mut link = 0;
             if options.shard_aware {
-                let own = format!(
-                    "{}:{}",
-                    reachable_host(&route.address, address),
-                    route.native_port
-                );
+                let own = own_address(route, address);
                 let timeout = options.timeout.min(SHARD_CONNECT_TIMEOUT);
                 if let Ok((connection, _)) = Connection::open(&own, options, timeout) {
                     link = links.len();
@@ -97,6 +93,12 @@ impl Layout {
             lane_of_slot,
         }
     }
+}
+
+/// The address of a shard's own port, for who reached its server at `reached`.
+pub(super) fn own_address(route: &ShardRoute, reached: &str) -> String {
+    let host = reachable_host(&route.address, reached);
+    format!("{host}:{}", route.native_port)
 }
 
 /// A server that listens on every address tells that one; the host that was reached is the one to use.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use wire::native::{AppendBuilder, Producer};
 use wire::{AppendRecord, Durability, Topology};
 
+use super::adopt::own_address;
 use super::{Client, Open, Part, Ticket};
 use crate::connection::{Answer, Connection};
 use crate::error::{Error, Result, code_is_retryable};
@@ -354,7 +355,8 @@ impl Client {
                         Err(error) => error,
                     }
                 }
-                Ok((connection, _)) => {
+                Ok((connection, topology)) => {
+                    self.topology = topology;
                     self.links[link].connection = Some(connection);
                     for lane in 0..self.lanes.len() {
                         if self.lanes[lane].link == link {
@@ -383,19 +385,34 @@ impl Client {
         }
     }
 
-    /// A connection to a link's address; or to the shared one, if that tells other shards: the port may have gone with its shard.
-    fn open_again(&self, link: usize, left: Duration) -> Result<(Connection, Topology)> {
+    /// A connection to a link's address. Where nobody answers there the shared one is asked: it may tell other shards, whose
+    /// connection it then is, or another port of the same one.
+    fn open_again(&mut self, link: usize, left: Duration) -> Result<(Connection, Topology)> {
         let own = Connection::open(&self.links[link].address, &self.options, left);
         let Err(error) = own else {
             return own;
         };
-        if link > 0
-            && let Ok(shared) = Connection::open(&self.links[0].address, &self.options, left)
-            && shared.1.map_epoch != self.topology.map_epoch
-        {
-            return Ok(shared);
+        let shared = &self.links[0].address;
+        if link == 0 {
+            return Err(error);
         }
-        Err(error)
+        let Ok((connection, topology)) = Connection::open(shared, &self.options, left) else {
+            return Err(error);
+        };
+        if topology.map_epoch != self.topology.map_epoch {
+            return Ok((connection, topology));
+        }
+        let lane = self.lanes.iter().position(|lane| lane.link == link);
+        let route = lane.and_then(|lane| topology.shards.get(lane));
+        let now = route.map(|route| own_address(route, shared));
+        match now.filter(|now| *now != self.links[link].address) {
+            Some(now) => {
+                let opened = Connection::open(&now, &self.options, left)?;
+                self.links[link].address = now;
+                Ok(opened)
+            }
+            None => Err(error),
+        }
     }
 
     /// One log's part of an append has ended.
