@@ -138,6 +138,12 @@ impl Target {
         }
     }
 
+    /// Whether a driver decides about it, which may say yes and do nothing (virtio_net with adaptive coalescing).
+    #[must_use]
+    pub fn is_of_a_driver(&self) -> bool {
+        matches!(self, Target::Ethtool { .. })
+    }
+
     /// Whether a failed write says that this machine does not have or does not allow the setting at all, rather than that
     /// something went wrong: the setting is then left out.
     #[must_use]

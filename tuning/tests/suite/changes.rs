@@ -315,3 +315,20 @@ fn a_setting_that_cannot_be_read_at_the_end_is_put_back_all_the_same() {
     revert(&machine, STATE, Conflict::Refuse).expect("its old value is known");
     assert_eq!(content(&machine), before);
 }
+
+#[test]
+fn what_a_driver_accepts_and_does_not_do_is_left_out_and_the_rest_is_done() {
+    let (machine, data) = machine("vm-2core-virtio");
+    let before = content(&machine);
+    let profile = Profile::built_in(Base::Throughput);
+    let deaf = Faulty::new(&machine, Fault::Ignored("adaptive-rx"), 0);
+    let applied = apply(request(&deaf, data, &profile)).expect("the rest is done");
+    let (id, why) = &applied.left_out[..][0];
+    assert_eq!(
+        (&**id, &**why),
+        ("nic.adaptive_rx:eth0", "it took on and stays at off")
+    );
+    assert!(applied.changed.len() > 4, "{:?}", applied.changed);
+    revert(&machine, STATE, Conflict::Refuse).expect("nothing fails here");
+    assert_eq!(content(&machine), before);
+}

@@ -89,6 +89,8 @@ pub enum Fault {
     DeathBehind,
     /// It and what follows are done, and this file cannot be read any more.
     Unreadable(&'static str),
+    /// A driver says yes to this option and does nothing.
+    Ignored(&'static str),
     /// There must be none.
     Panic,
 }
@@ -128,7 +130,7 @@ impl<'a> Faulty<'a> {
             return write();
         }
         match self.fault {
-            Fault::Unreadable(_) => write(),
+            Fault::Unreadable(_) | Fault::Ignored(_) => write(),
             Fault::Errno(number) => Err(io::Error::from_raw_os_error(number)),
             Fault::Panic => panic!("nothing may be written here"),
             Fault::DeathBefore => {
@@ -181,7 +183,10 @@ impl System for Faulty<'_> {
     }
 
     fn ethtool_set(&self, flag: &str, nic: &str, option: &str, value: &str) -> io::Result<()> {
-        self.write(|| self.machine.ethtool_set(flag, nic, option, value))
+        self.write(|| match self.fault {
+            Fault::Ignored(ignored) if ignored == option => Ok(()),
+            _ => self.machine.ethtool_set(flag, nic, option, value),
+        })
     }
 
     fn replace(&self, path: &str, text: &str) -> io::Result<()> {
