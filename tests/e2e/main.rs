@@ -3,6 +3,7 @@
 //!
 //! `server` starts them, `http` is a client that hides nothing; the other modules are the tests, one question each.
 
+mod accepting;
 mod bad_input;
 mod contract;
 mod damage;

@@ -2,51 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::io::copy;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, spawn};
+use std::thread::spawn;
 
 use client::{Client, Condition, ConnectOptions, ContentType, Error, Record, Ticket};
 
+use crate::accepting::Accepting;
 use crate::reshard::{reshard, start};
 use crate::server::{PATIENCE, Server, directory, eventually, run};
 
 /// An address that stays, before servers that come and go on ports of their own.
 struct Front {
-    address: SocketAddr,
+    at: Accepting,
     server: Arc<Mutex<Option<SocketAddr>>>,
-    ended: Arc<AtomicBool>,
-    accepting: Option<JoinHandle<()>>,
 }
 
 impl Front {
     fn new() -> Front {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it listens");
         let server = Arc::new(Mutex::new(None));
-        let ended = Arc::new(AtomicBool::new(false));
-        let accepting = spawn({
-            let (server, ended) = (Arc::clone(&server), Arc::clone(&ended));
-            move || {
-                for client in listener.incoming().map_while(Result::ok) {
-                    if ended.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let to: Option<SocketAddr> = *server.lock().expect("no panic");
-                    if let Some(server) = to.and_then(|to| TcpStream::connect(to).ok()) {
-                        pass(&client, &server);
-                        pass(&server, &client);
-                    }
+        let at = Accepting::new({
+            let server = Arc::clone(&server);
+            move |client| {
+                let to: Option<SocketAddr> = *server.lock().expect("no panic");
+                if let Some(server) = to.and_then(|to| TcpStream::connect(to).ok()) {
+                    pass(&client, &server);
+                    pass(&server, &client);
                 }
             }
         });
-        Front {
-            address,
-            server,
-            ended,
-            accepting: Some(accepting),
-        }
+        Front { at, server }
     }
 
     fn lead_to(&self, server: Option<&Server>) {
@@ -59,17 +44,7 @@ impl Front {
             timeout: PATIENCE,
             ..ConnectOptions::default()
         };
-        Client::connect(&self.address.to_string(), options).expect("a server is there")
-    }
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        if let Some(accepting) = self.accepting.take() {
-            let _ = accepting.join();
-        }
+        Client::connect(&self.at.address.to_string(), options).expect("a server is there")
     }
 }
 

@@ -7,6 +7,8 @@
 //! `ground` makes filesystems that can be broken, `forgetful` one that forgets what nobody synced, `oracle` writes down what
 //! was sent and acked, `book` holds a server to it; the other modules are the tests.
 
+#[path = "../e2e/accepting.rs"]
+mod accepting;
 mod book;
 mod caps;
 mod clients;

@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 use client::{Client, Condition, ConnectOptions, ContentType, Record, Ticket};
 
+use crate::accepting::Accepting;
 use crate::http::request;
 use crate::number_from;
 use crate::oracle::{Random, response};
@@ -35,52 +36,27 @@ struct Done {
 
 /// An address that leads to a server, badly.
 struct BadNetwork {
-    address: SocketAddr,
+    at: Accepting,
     done: Arc<Done>,
-    ended: Arc<AtomicBool>,
-    accepting: Option<JoinHandle<()>>,
 }
 
 impl BadNetwork {
     fn to(server: SocketAddr, seed: u64) -> BadNetwork {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it listens");
-        let (done, ended) = (Arc::<Done>::default(), Arc::<AtomicBool>::default());
-        let accepting = spawn({
-            let (done, ended) = (done.clone(), ended.clone());
-            let mut random = Random(seed);
-            move || {
-                for client in listener.incoming().map_while(Result::ok) {
-                    if ended.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let Ok(server) = TcpStream::connect(server) else {
-                        continue;
-                    };
-                    for (from, to) in [(&client, &server), (&server, &client)] {
-                        let ends = [from, to].map(|s| s.try_clone().expect("a descriptor"));
-                        let (done, random) = (done.clone(), Random(random.next() | 1));
-                        spawn(move || pass(ends, &done, random));
-                    }
+        let done = Arc::<Done>::default();
+        let at = Accepting::new({
+            let (done, mut random) = (done.clone(), Random(seed));
+            move |client| {
+                let Ok(server) = TcpStream::connect(server) else {
+                    return;
+                };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let ends = [from, to].map(|s| s.try_clone().expect("a descriptor"));
+                    let (done, random) = (done.clone(), Random(random.next() | 1));
+                    spawn(move || pass(ends, &done, random));
                 }
             }
         });
-        BadNetwork {
-            address,
-            done,
-            ended,
-            accepting: Some(accepting),
-        }
-    }
-}
-
-impl Drop for BadNetwork {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        if let Some(accepting) = self.accepting.take() {
-            let _ = accepting.join();
-        }
+        BadNetwork { at, done }
     }
 }
 
@@ -201,7 +177,7 @@ fn retries_over_a_bad_network_store_every_record_once_and_in_order() {
     let seed = number_from("PINION_TEST_SEED", u64::from(std::process::id()) << 20 | 1);
     println!("PINION_TEST_SEED={seed}");
     let networks = [server.native, server.http].map(|to| BadNetwork::to(to, seed));
-    let [native, http] = [networks[0].address, networks[1].address];
+    let [native, http] = [networks[0].at.address, networks[1].at.address];
     let mut workers: Vec<JoinHandle<u64>> = (0..NATIVE_WORKERS)
         .map(|w| spawn(move || native_worker(native, w, Random(seed ^ (w + 1) << 32))))
         .collect();
