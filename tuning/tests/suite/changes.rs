@@ -323,7 +323,7 @@ fn what_a_driver_accepts_and_does_not_do_is_left_out_and_the_rest_is_done() {
     let profile = Profile::built_in(Base::Throughput);
     let deaf = Faulty::new(&machine, Fault::Ignored("adaptive-rx"), 0);
     let applied = apply(request(&deaf, data, &profile)).expect("the rest is done");
-    let (id, why) = &applied.left_out[..][0];
+    let (id, why) = &applied.left_out[0];
     assert_eq!(
         (&**id, &**why),
         ("nic.adaptive_rx:eth0", "it took on and stays at off")
