@@ -1,7 +1,7 @@
 //! The power goes with one operation of the filesystem, whichever it is: from the first file of a new store over its first
 //! writes to the drain. What is there afterwards starts, holds what was acked, and takes writes.
 //!
-//! `PINION_POWER_STEPS=1000` for all of them, in both ways; by default some are drawn.
+//! Whether that one is done is drawn. `PINION_POWER_STEPS=3000` for each of them twice; by default some are drawn.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
