@@ -172,6 +172,12 @@ impl Checkpointer {
         self.failed
     }
 
+    /// A file is being written over.
+    #[cfg(test)]
+    pub(crate) fn is_writing(&self) -> bool {
+        !matches!(self.stage, Stage::Idle)
+    }
+
     /// Do a slice of work, or begin a checkpoint when one is due (`now` asks for one at once).
     pub fn step<D: Driver>(
         &mut self,

@@ -62,8 +62,6 @@ mod sleepers;
 mod space;
 mod space_counts;
 #[cfg(test)]
-mod space_counts_tests;
-#[cfg(test)]
 mod space_tests;
 #[cfg(test)]
 mod spares_tests;

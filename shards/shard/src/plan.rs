@@ -1,6 +1,7 @@
 //! The memory plan: every holder of memory, how much it gets, and the sum. Printed at start and kept to.
 
 use crate::reads::Reads;
+use crate::space;
 
 /// What the operator asked for.
 #[derive(Clone, Debug)]
@@ -84,12 +85,14 @@ impl Plan {
         let recv = u64::from(RECV_BUFFERS) * u64::from(RECV_BUFFER_BYTES);
         let reads = Reads::plan_bytes(chunk_bytes(batch_bytes));
         let scrub = chunk_bytes(batch_bytes) as u64;
+        let compaction = space::BUFFERS as u64 * chunk_bytes(batch_bytes) as u64;
         let connections = u64::from(input.connections_max) * CONNECTION_BYTES;
         // Recovery holds two segments; it ends before the cache and the index are full.
         let fixed = batches
             + recv
             + reads
             + scrub
+            + compaction
             + connections
             + UNSENT_BYTES_TOTAL
             + UNPARSED_BYTES_TOTAL
@@ -130,6 +133,8 @@ impl Plan {
             ("device reads".into(), reads),
             // The part of a sealed segment that is being verified again.
             ("scrub".into(), scrub),
+            // Parts of the oldest segment: one that is walked, one on its way.
+            ("compaction".into(), compaction),
             // Connections at rest.
             (
                 format!(

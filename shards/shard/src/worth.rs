@@ -4,13 +4,14 @@
 //! that the stream's policy shows) is appended once more as a relocated copy, which keeps everything that a reply said of it;
 //! the index then names the copy. It does not know when that is done, or at which pace: that is `space`'s.
 
-use index::Entry;
+use index::{Digest, Entry};
 use wal::extension::{self, Relocated};
 use wal::record::{Kind, NewRecord, RecordView};
 use wal::{Link, Location};
 
 use crate::log::{Blocked, Claim};
 use crate::partition::Partition;
+use crate::space_counts::{Found, died_about};
 
 /// Which records of a stream its policy has ended, by their age or their place: they are not served, and not copied forward.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +41,13 @@ impl Ended {
                     Relocated::of(record.extensions).is_some_and(|r| r.first < self.below_lsn)
                 })
     }
+}
+
+/// What the index knows of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Newest {
+    digest: Digest,
+    entry: Option<Entry>,
 }
 
 /// What a record in the oldest segment is.
@@ -164,8 +172,17 @@ impl Partition {
         }
     }
 
-    /// What a record in the oldest segment is worth.
-    pub fn worth(&self, record: &RecordView<'_>) -> Worth {
+    /// The newest record of a key, as the index knows it.
+    #[inline]
+    pub fn newest(&self, digest: Digest) -> Newest {
+        Newest {
+            digest,
+            entry: self.index.get(digest),
+        }
+    }
+
+    /// What a record in the oldest segment is worth. `newest`: of its key.
+    pub fn worth(&self, record: &RecordView<'_>, newest: &Newest) -> Worth {
         // Definitions and answers are in both checkpoints before the file is used again.
         if !matches!(record.kind, Kind::Put | Kind::Tombstone) {
             return Worth::Dead;
@@ -175,10 +192,7 @@ impl Partition {
         };
         let depth = stream.policy.history_depth.map(|depth| depth.max(1));
         let expired = self.ended(record.stream).has(record);
-        let Some(newest) = self
-            .index
-            .get(self.digests.digest(record.stream, record.key))
-        else {
+        let Some(newest) = newest.entry else {
             // Only what has expired is taken out of the index.
             return Worth::Dead;
         };
@@ -209,27 +223,52 @@ impl Partition {
         }
     }
 
+    /// Whether a record that is worth nothing is of those that died nobody noted where, and had before the counts' round began.
+    pub fn was_dead(&self, record: &RecordView<'_>, newest: &Newest) -> bool {
+        if !matches!(record.kind, Kind::Put | Kind::Tombstone) {
+            return false;
+        }
+        let Some(stream) = self.streams.get(record.stream) else {
+            return false;
+        };
+        let first_lsn =
+            Relocated::of(record.extensions).map_or(record.lsn, |relocated| relocated.first);
+        let mut died_lsn = u64::MAX;
+        if let Some(depth) = stream.policy.history_depth.filter(|depth| *depth > 1)
+            && let Some(newest) = newest.entry
+            && newest.version.saturating_sub(record.version) >= depth
+        {
+            let newest = (newest.lsn, newest.version);
+            died_lsn = died_about((first_lsn, record.version), newest, depth);
+        }
+        let below_lsn = stream.held.below();
+        if first_lsn < below_lsn {
+            // The limit has kept about this distance from the log's end.
+            let ended_lsn = first_lsn + self.log.next_lsn().saturating_sub(below_lsn);
+            died_lsn = died_lsn.min(ended_lsn);
+        }
+        self.space.was_dead(died_lsn)
+    }
+
     /// A record that is worth nothing leaves with its segment: what only it needed goes too.
-    pub fn let_go(&mut self, record: &RecordView<'_>) {
+    pub fn let_go(&mut self, record: &RecordView<'_>, newest: &Newest) {
         if !matches!(record.kind, Kind::Put | Kind::Tombstone) {
             return;
         }
-        let digest = self.digests.digest(record.stream, record.key);
-        match self.index.get(digest) {
-            Some(newest) if newest.lsn == record.lsn && record.kind == Kind::Put => {
-                self.streams.key_ended(record.stream);
-                // Without a history there is nothing that the version numbers would have to go on from.
-                if record.version == 1 {
-                    self.index.remove(digest);
-                }
+        let is_named = |place: Entry| place.lsn == record.lsn;
+        if newest.entry.is_some_and(is_named) && record.kind == Kind::Put {
+            self.streams.key_ended(record.stream);
+            // Without a history there is nothing that the version numbers would have to go on from.
+            if record.version == 1 {
+                self.index.remove(newest.digest);
             }
-            _ => {}
         }
         let link = Relocated::of(record.extensions).map_or(0, |relocated| relocated.link);
-        let forward = self.digests.forward(link);
-        let is_named = |place: Entry| place.lsn == record.lsn;
-        if link != 0 && self.index.get(forward).is_some_and(is_named) {
-            self.index.remove(forward);
+        if link != 0 {
+            let forward = self.digests.forward(link);
+            if self.index.get(forward).is_some_and(is_named) {
+                self.index.remove(forward);
+            }
         }
     }
 
@@ -310,10 +349,11 @@ impl Partition {
     }
 
     /// The oldest segment is released: nothing in it is worth anything.
-    pub fn release_front(&mut self, walked: u64, copied: u64, padding: u64) {
+    pub fn release_front(&mut self, found: Found) {
         let segment = self.log.first_segment();
         self.log.release_front();
-        self.space.released(segment, walked, copied, padding);
+        let end = (self.log.chain().segment, self.log.next_lsn());
+        self.space.released(segment, found, end);
         let first = self.log.first_lsn();
         self.copied.retain(|lsn| *lsn >= first);
         if self.copied.is_empty() {

@@ -70,9 +70,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn release(&mut self, walk: &Walk) {
-        self.core
-            .partition
-            .release_front(walk.walked, walk.worth, walk.padding);
+        self.core.partition.release_front(walk.found);
         // A recovery may have found copies of the next segment too, which only a replay from before them would see again.
         if self.core.partition.copied.is_empty() {
             self.space.began = None;
@@ -83,8 +81,9 @@ impl<D: Driver> Shard<D> {
             shard = self.core.id,
             "segment {} released: {} record bytes, {} of them copied",
             walk.segment,
-            walk.walked,
-            walk.worth
+            walk.found.walked,
+            walk.found.copied
         );
+        self.begin_if_wanted();
     }
 }

@@ -13,27 +13,34 @@
 //! Paced: a slice of some blocks per turn, out of a budget that grows with time and with what the log writes. It does not
 //! know what makes a record worth keeping: that is `worth`'s.
 
+mod ahead;
 mod ending;
+#[cfg(test)]
+mod pace_tests;
 mod walk;
 
+use ahead::Ahead;
+pub use ahead::BUFFERS;
 use index::Digest;
 use uring::Buffer;
 use wal::BLOCK_BYTES;
 use wal::chain::ChainPoint;
 
 use crate::driver::{Driver, FileId};
+use crate::space_counts::Found;
 use crate::turn::Shard;
 
 /// Budgets are filled up so often.
 const REFILL_NS: u64 = 10_000_000;
-/// What may be walked, and copied, in that time if the log writes nothing; more by what it writes.
+/// What may be walked, and copied, in that time if producers write nothing; more by what they write.
 const WALK_BYTES_IDLE: u64 = 512 * 1024;
 const COPY_BYTES_IDLE: u64 = 128 * 1024;
-/// And at most, whatever the log writes.
-const WALK_BYTES_MOST: u64 = 4 << 20;
-const COPY_BYTES_MOST: u64 = 1 << 20;
-/// Walked in one turn: what a request waits for it at most.
+/// So many times that. A log that is held to twice what is alive has to walk two bytes for each that comes.
+const WALK_BYTES_PER_WRITTEN: u64 = 4;
+/// Walked in one turn: what a request waits for it at most, where turns are short. A turn that writes much takes long by itself.
 const SLICE_BYTES: u64 = 128 * 1024;
+const SLICE_BYTES_PER_WRITTEN: u64 = 2;
+const SLICE_BYTES_MOST: u64 = 4 << 20;
 /// After something that time may mend.
 const RETRY_NS: u64 = 1_000_000_000;
 /// A segment that stays for what cannot be read in it is walked again so often: it may have been written anew.
@@ -52,11 +59,7 @@ struct Walk {
     /// The next record, and the first that is not in this segment any more.
     next_lsn: u64,
     end_lsn: u64,
-    /// Record bytes seen, and of them copied.
-    walked: u64,
-    worth: u64,
-    /// Headers and padding of the batches seen.
-    padding: u64,
+    found: Found,
     last_copy_lsn: u64,
     /// Length of the last read.
     chunk: u32,
@@ -97,12 +100,16 @@ pub struct Space {
     stage: Stage,
     /// Where the log stood before the first copy of the oldest segment.
     began: Option<ChainPoint>,
-    free: Option<Buffer>,
-    sequence: u64,
+    ahead: Ahead,
     walk_bytes: u64,
     copy_bytes: u64,
+    /// How much more may be walked in this turn.
+    slice_bytes: u64,
+    /// What the log had written at the last turn.
+    turn_bytes: u64,
     refilled_ns: u64,
-    log_bytes: u64,
+    /// What the log had written then that was no copy.
+    foreign_bytes: u64,
     not_before_ns: u64,
     /// The index and the log contradict each other: nothing is freed until a restart.
     stuck: bool,
@@ -125,12 +132,13 @@ impl Space {
             amplification_percent,
             stage: Stage::Idle,
             began: None,
-            free: None,
-            sequence: 0,
+            ahead: Ahead::default(),
             walk_bytes: 0,
             copy_bytes: 0,
+            slice_bytes: 0,
+            turn_bytes: 0,
             refilled_ns: 0,
-            log_bytes: 0,
+            foreign_bytes: 0,
             not_before_ns: 0,
             stuck: false,
             keeps: false,
@@ -149,6 +157,24 @@ impl Space {
             Stage::Search(..) => true,
             _ => false,
         }
+    }
+
+    /// A turn begins. Batches are written by and by, turns are not alike: what one could not use is left for the next ones.
+    fn begin_slice(&mut self, log_bytes: u64) {
+        let written = log_bytes - std::mem::replace(&mut self.turn_bytes, log_bytes);
+        self.slice_bytes = match self.stage {
+            Stage::Walking(..) | Stage::Reading(_) => {
+                let more = self.slice_bytes + SLICE_BYTES_PER_WRITTEN * written;
+                more.clamp(SLICE_BYTES, SLICE_BYTES_MOST)
+            }
+            _ => SLICE_BYTES,
+        };
+    }
+
+    /// So many bytes were walked.
+    fn spend(&mut self, bytes: u64) {
+        self.walk_bytes = self.walk_bytes.saturating_sub(bytes);
+        self.slice_bytes = self.slice_bytes.saturating_sub(bytes);
     }
 
     /// Begin no walk for a while.
@@ -181,6 +207,8 @@ impl<D: Driver> Shard<D> {
         if now_ns - self.space.refilled_ns >= REFILL_NS {
             self.refill(now_ns);
         }
+        self.space
+            .begin_slice(self.core.partition.log.bytes_written);
         let waited = std::mem::replace(&mut self.space.waits, false);
         if !self.space_may_work() {
             if waited {
@@ -212,7 +240,13 @@ impl<D: Driver> Shard<D> {
         match std::mem::replace(&mut self.space.stage, Stage::Idle) {
             Stage::Idle => {}
             Stage::Reading(walk) => self.space.stage = Stage::Reading(walk),
-            Stage::Walking(walk, buffer, got, at) => self.walk_slice(walk, buffer, got, at),
+            Stage::Walking(walk, buffer, got, at) => {
+                self.walk_slice(walk, buffer, got, at);
+                // Into the next chunk, if it is there.
+                if self.space.slice_bytes > 0 && self.space.is_busy() {
+                    self.work_stage();
+                }
+            }
             Stage::Settle(walk) => self.settle(walk),
             Stage::Search(walk, from) => self.search(walk, from),
         }
@@ -223,12 +257,14 @@ impl<D: Driver> Shard<D> {
         let space = &mut self.space;
         let partition = &mut self.core.partition;
         space.refilled_ns = now_ns;
-        let written = partition.log.bytes_written - space.log_bytes;
-        space.log_bytes = partition.log.bytes_written;
+        // Copies earn nothing: they would pay for more copies, and those for yet more.
+        let foreign_bytes = (partition.log.bytes_written).saturating_sub(space.relocated_bytes);
+        let written = foreign_bytes.saturating_sub(space.foreign_bytes);
+        space.foreign_bytes = foreign_bytes.max(space.foreign_bytes);
         partition.space.padding_bytes += std::mem::take(&mut partition.log.padding_bytes);
-        space.walk_bytes = (WALK_BYTES_IDLE + 4 * written).min(WALK_BYTES_MOST);
+        space.walk_bytes = WALK_BYTES_IDLE + WALK_BYTES_PER_WRITTEN * written;
         // Half of what the log writes may be copies: a log of 1.4 times what is alive needs about that, one of twice as much less.
-        space.copy_bytes = (COPY_BYTES_IDLE + written).min(COPY_BYTES_MOST);
+        space.copy_bytes = COPY_BYTES_IDLE + written;
         partition.space.age(partition.log.log_time_us());
         let held = &self.core.reads;
         partition
@@ -236,9 +272,13 @@ impl<D: Driver> Shard<D> {
             .recycle(self.checkpointer.recyclable_through(), |file| {
                 held.holds(file)
             });
-        if matches!(space.stage, Stage::Idle)
-            && now_ns >= space.not_before_ns
-            && !space.stuck
+        self.begin_if_wanted();
+    }
+
+    fn begin_if_wanted(&mut self) {
+        if matches!(self.space.stage, Stage::Idle)
+            && self.core.now.monotonic_ns >= self.space.not_before_ns
+            && !self.space.stuck
             && self.space_may_work()
             && self.is_space_wanted()
         {
@@ -287,9 +327,7 @@ impl<D: Driver> Shard<D> {
             offset: BLOCK_BYTES as u32,
             next_lsn: oldest.first_lsn,
             end_lsn: second.first_lsn,
-            walked: 0,
-            worth: 0,
-            padding: 0,
+            found: Found::default(),
             last_copy_lsn: 0,
             chunk: 0,
             unreadable: Vec::new(),

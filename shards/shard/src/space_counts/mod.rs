@@ -4,14 +4,24 @@
 //! and a size class, so it is taken to be as long as records of that class are on average, and noted for the segment that it
 //! lies in, as the segment usage table of a log-structured file system does (Rosenblum and Ousterhout, "The Design and
 //! Implementation of a Log-Structured File System", 1992): what was thought of a segment leaves with it, so that errors do not
-//! add up. What fell out of a deeper history, or was ended by a limit in bytes, lies nobody knows where: it is one sum.
+//! add up. What fell out of a deeper history, or was ended by a limit in bytes, lies nobody knows where: it is one sum, from
+//! which what walks find is taken, and which is set right once in a round through the log ([`round`]).
 //!
 //! It does not know records, policies, or when space is looked for.
+
+#[cfg(test)]
+mod model_tests;
+mod round;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
 use index::checkpoint::CheckpointHeader;
 use index::{SIZE_CLASSES, class_of};
+
+use round::Round;
+pub use round::died_about;
 
 /// Files that hold nothing count too when disk use is held down, but a log that holds no more than so many hundredths of what
 /// is alive is left alone: under uniform overwrites about as many bytes would be copied as are freed.
@@ -19,6 +29,18 @@ const LEAST_PERCENT: u64 = 140;
 
 /// Records that the average length of a size class is taken over, about.
 const LENGTHS_OVER: f32 = 4096.0;
+
+/// What a walk found in a segment, in record bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    pub walked: u64,
+    /// Of them, what was worth a copy.
+    pub copied: u64,
+    /// Of them, what had died nobody noted where before the round: see [`SpaceCounts::was_dead`].
+    pub was_dead: u64,
+    /// Beside them, headers and padding.
+    pub padding: u64,
+}
 
 /// See the module's header.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +62,8 @@ pub struct SpaceCounts {
     first: u32,
     /// Sum of `died`.
     died_bytes: u64,
+    /// None until a segment is released.
+    round: Option<Round>,
     /// Of each size class: average length of the records laid down, and how many count for it.
     lengths: [(f32, f32); SIZE_CLASSES.len()],
 }
@@ -153,15 +177,18 @@ impl SpaceCounts {
         }
     }
 
-    /// A segment is released in which `walked` record bytes were found, of which `copied` were worth it. What was thought of
-    /// it is forgotten with it. Of what died somewhere it takes what else was dead here, or its share if that is more: an
-    /// estimate that is too high dies out in one round through the log.
-    pub fn released(&mut self, segment: u32, walked: u64, copied: u64, padding: u64) {
-        self.looks &= copied <= walked / 2;
-        self.padding_bytes = self.padding_bytes.saturating_sub(padding);
-        let somewhere = self.dead_bytes.saturating_sub(self.died_bytes);
-        let share =
-            u128::from(somewhere) * u128::from(walked) / u128::from(self.record_bytes.max(1));
+    /// Whether what died somewhere with the write of this lsn had died before the round began.
+    pub fn was_dead(&self, died_lsn: u64) -> bool {
+        self.round.is_some_and(|round| round.was_dead(died_lsn))
+    }
+
+    /// A segment is released. What was thought of it is forgotten with it, and what else was dead there is taken from the sum
+    /// of what died somewhere. The log goes on in segment `open` with `next_lsn`.
+    pub fn released(&mut self, segment: u32, found: Found, (open, next_lsn): (u32, u64)) {
+        let dead = found.walked.saturating_sub(found.copied);
+        self.looks &= found.copied <= found.walked / 2;
+        self.padding_bytes = self.padding_bytes.saturating_sub(found.padding);
+        let somewhere = self.somewhere();
         let mut known = 0;
         while self.first <= segment
             && let Some(died) = self.died.pop_front()
@@ -170,15 +197,25 @@ impl SpaceCounts {
             self.first += 1;
         }
         self.died_bytes -= known;
-        let others = walked.saturating_sub(copied).saturating_sub(known);
-        let dead = known + others.max(share as u64).min(somewhere);
-        self.dead_bytes = self.dead_bytes.saturating_sub(dead);
-        self.record_bytes = self.record_bytes.saturating_sub(walked);
+        let others = dead.saturating_sub(known).min(somewhere);
+        self.dead_bytes = self.dead_bytes.saturating_sub(known + others);
+        self.record_bytes = self.record_bytes.saturating_sub(found.walked);
+        let round = self.round.get_or_insert(Round::first(next_lsn, open));
+        if let Some(too_much) = round.released(segment, found.was_dead) {
+            let dead = self.dead_bytes.saturating_add_signed(-too_much);
+            self.dead_bytes = dead.max(self.died_bytes);
+            self.round = Some(Round::begin(next_lsn, open, self.somewhere()));
+        }
         self.dead_bytes = self.dead_bytes.min(self.record_bytes);
         while let Some((of, ..)) = self.aging.front()
             && (1..=segment).contains(of)
         {
             self.aging.pop_front();
         }
+    }
+
+    /// What died nobody knows where.
+    fn somewhere(&self) -> u64 {
+        self.dead_bytes.saturating_sub(self.died_bytes)
     }
 }
