@@ -135,7 +135,7 @@ impl Checkpointer {
     }
 
     /// About the bytes of a checkpoint.
-    fn bytes_of_next(partition: &Partition) -> u64 {
+    pub(crate) fn bytes_of_next(partition: &Partition) -> u64 {
         let entries = partition.index.len().div_ceil(PAGE_ENTRIES as u64);
         (entries + 3) * PAGE_BYTES as u64
     }

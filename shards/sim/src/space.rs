@@ -83,6 +83,7 @@ pub fn full(depth: usize, requests: usize) -> Result<Full, Broken> {
         space_amplification_percent: 0,
         spare_policy: SparePolicy {
             patience: Duration::ZERO,
+            patience_over: Duration::ZERO,
             kept: 0,
         },
         ..SMALL

@@ -76,9 +76,14 @@ impl Log {
         self.released.push_back(front);
     }
 
-    /// Bytes of the files that hold nothing: prepared, released or spare.
-    pub fn idle_bytes(&self) -> u64 {
-        let files = self.writer.segments_ahead() + self.released.len() + self.spares.with_space();
+    /// Bytes of the files that are prepared.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.writer.segments_ahead() as u64 * self.segment_bytes
+    }
+
+    /// Bytes of the files that hold nothing any more and wait to be used again: released or spare.
+    pub fn waiting_bytes(&self) -> u64 {
+        let files = self.released.len() + self.spares.with_space();
         files as u64 * self.segment_bytes
     }
 
@@ -101,13 +106,14 @@ impl Log {
         }
     }
 
-    /// Give the space of files back that nobody has wanted for a while.
-    pub fn give_back<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
+    /// Give the space of files back that nobody has wanted for a while; earlier, if the log's files take so much more than they may.
+    pub fn give_back<D: Driver>(&mut self, driver: &mut D, now_ns: u64, bytes_over: u64) {
         // On a full disk it might be somebody else's before the log wants it again.
         if self.no_segment.is_some() {
             return;
         }
-        for (slot, file) in self.spares.unused(now_ns, self.first_segment()) {
+        let over = bytes_over.div_ceil(self.segment_bytes) as usize;
+        for (slot, file) in self.spares.unused(now_ns, self.first_segment(), over) {
             driver.empty_segment(slot, file);
             self.given_back += 1;
         }

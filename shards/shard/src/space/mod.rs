@@ -26,6 +26,7 @@ use uring::Buffer;
 use wal::BLOCK_BYTES;
 use wal::chain::ChainPoint;
 
+use crate::checkpointer::Checkpointer;
 use crate::driver::{Driver, FileId};
 use crate::space_counts::Found;
 use crate::turn::Shard;
@@ -35,12 +36,12 @@ const REFILL_NS: u64 = 10_000_000;
 /// What may be walked, and copied, in that time if producers write nothing; more by what they write.
 const WALK_BYTES_IDLE: u64 = 512 * 1024;
 const COPY_BYTES_IDLE: u64 = 128 * 1024;
-/// So many times that. A log that is held to twice what is alive has to walk two bytes for each that comes.
-const WALK_BYTES_PER_WRITTEN: u64 = 4;
 /// Walked in one turn: what a request waits for it at most, where turns are short. A turn that writes much takes long by itself.
 const SLICE_BYTES: u64 = 128 * 1024;
-const SLICE_BYTES_PER_WRITTEN: u64 = 2;
 const SLICE_BYTES_MOST: u64 = 4 << 20;
+/// About as many are released while two checkpoints are written, beside those that they wait for.
+const SEGMENTS_IN_TWO_CHECKPOINTS: u64 = 5;
+const FEW_SEGMENTS: u64 = 8;
 /// After something that time may mend.
 const RETRY_NS: u64 = 1_000_000_000;
 /// A segment that stays for what cannot be read in it is walked again so often: it may have been written anew.
@@ -93,10 +94,19 @@ enum Stage {
     Search(Walk, Digest),
 }
 
+/// In the worst case everything that is alive lies before everything that is dead: a log of `amplification` times what is alive
+/// then copies one part for `amplification - 1` that it frees. A quarter more, or one that is too long would stay so.
+fn copies_percent(amplification_percent: u64) -> u64 {
+    let freed_percent = amplification_percent.saturating_sub(100).max(1);
+    (125 * 100 / freed_percent).clamp(125, 1250)
+}
+
 /// See the module's header.
 pub struct Space {
     /// Disk use is held to about so many times what can still be read, in hundredths.
     amplification_percent: u64,
+    /// Bytes that have to be copied for 100 that producers write, at most, to hold it there.
+    copies_percent: u64,
     stage: Stage,
     /// Where the log stood before the first copy of the oldest segment.
     began: Option<ChainPoint>,
@@ -130,6 +140,7 @@ impl Space {
     pub fn new(amplification_percent: u64) -> Space {
         Space {
             amplification_percent,
+            copies_percent: copies_percent(amplification_percent),
             stage: Stage::Idle,
             began: None,
             ahead: Ahead::default(),
@@ -164,11 +175,16 @@ impl Space {
         let written = log_bytes - std::mem::replace(&mut self.turn_bytes, log_bytes);
         self.slice_bytes = match self.stage {
             Stage::Walking(..) | Stage::Reading(_) => {
-                let more = self.slice_bytes + SLICE_BYTES_PER_WRITTEN * written;
+                let more = self.slice_bytes + self.walked_for(written);
                 more.clamp(SLICE_BYTES, SLICE_BYTES_MOST)
             }
             _ => SLICE_BYTES,
         };
+    }
+
+    /// What has to be walked so that as much is freed as producers have written.
+    fn walked_for(&self, written: u64) -> u64 {
+        written + written * self.copies_percent / 100
     }
 
     /// So many bytes were walked.
@@ -262,9 +278,9 @@ impl<D: Driver> Shard<D> {
         let written = foreign_bytes.saturating_sub(space.foreign_bytes);
         space.foreign_bytes = foreign_bytes.max(space.foreign_bytes);
         partition.space.padding_bytes += std::mem::take(&mut partition.log.padding_bytes);
-        space.walk_bytes = WALK_BYTES_IDLE + WALK_BYTES_PER_WRITTEN * written;
-        // Half of what the log writes may be copies: a log of 1.4 times what is alive needs about that, one of twice as much less.
-        space.copy_bytes = COPY_BYTES_IDLE + written;
+        // Twice what a log needs that is as long as it may be: one that is longer gets shorter.
+        space.walk_bytes = WALK_BYTES_IDLE + 2 * space.walked_for(written);
+        space.copy_bytes = COPY_BYTES_IDLE.max(written * space.copies_percent / 100);
         partition.space.age(partition.log.log_time_us());
         let held = &self.core.reads;
         partition
@@ -296,7 +312,7 @@ impl<D: Driver> Shard<D> {
         }
         let counts = &partition.space;
         // Each copy of an older version takes a place in the index: that is paid for what is dead, not for packing.
-        let idle_bytes = (!partition.shows_older_versions()).then(|| partition.log.idle_bytes());
+        let idle_bytes = (!partition.shows_older_versions()).then(|| self.idle_bytes_ahead());
         // Where the disk is full all is worth the work that lets more be said than was kept for saying it.
         let tight = partition.log.is_tight()
             && counts.dead_bytes >= partition.log.segment_bytes() / TIGHT_SEGMENT_SHARE;
@@ -307,6 +323,29 @@ impl<D: Driver> Shard<D> {
                 .all_older_than_us()
                 .is_some_and(|oldest_us| second.first_time_us < oldest_us)
             || second.first_lsn <= partition.all_ended_below()
+    }
+
+    /// Bytes of the files that hold nothing, or will once what is released now waits for two checkpoints: a log that begins to
+    /// free space when its files already take what they may would take more before the first of them is used again.
+    fn idle_bytes_ahead(&self) -> u64 {
+        let log = &self.core.partition.log;
+        let checkpoints = 2 * Checkpointer::bytes_of_next(&self.core.partition);
+        let waiting = checkpoints + SEGMENTS_IN_TWO_CHECKPOINTS * log.segment_bytes();
+        log.ahead_bytes() + log.waiting_bytes().max(waiting)
+    }
+
+    /// By how much the log's files take more than they may. A few are nobody's trouble, however little is alive.
+    pub(crate) fn bytes_over(&self) -> u64 {
+        let counts = &self.core.partition.space;
+        let log = &self.core.partition.log;
+        let alive = counts.record_bytes.saturating_sub(counts.dead_bytes);
+        let files =
+            counts.record_bytes + counts.padding_bytes + log.ahead_bytes() + log.waiting_bytes();
+        let may_take = match self.space.amplification_percent {
+            0 => u64::MAX,
+            percent => alive.saturating_mul(percent) / 100,
+        };
+        files.saturating_sub(may_take.max(FEW_SEGMENTS * log.segment_bytes()))
     }
 
     fn begin_walk(&mut self) {

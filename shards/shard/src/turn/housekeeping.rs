@@ -59,8 +59,9 @@ impl<D: Driver> Shard<D> {
         if !self.stopping {
             let log = &self.core.partition.log;
             self.scrubber.step(log, &mut self.driver, now_ns);
+            let bytes_over = self.bytes_over();
             let log = &mut self.core.partition.log;
-            log.give_back(&mut self.driver, now_ns);
+            log.give_back(&mut self.driver, now_ns, bytes_over);
         }
         let keys = self.core.partition.index.len();
         let checkpoint_bytes = self.checkpointer.bytes_to_reserve(&self.core.partition);

@@ -36,6 +36,7 @@ impl Limits {
             0 => SparePolicy::NEVER,
             n => SparePolicy {
                 patience: Duration::from_millis(20 * (n - 1)),
+                patience_over: Duration::from_millis(5 * (n - 1)),
                 kept: 0,
             },
         };
