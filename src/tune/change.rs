@@ -54,7 +54,7 @@ impl Asked {
     }
 
     fn report(&self) -> Report {
-        Report::of(&self.host, &self.data, &self.profile, self.force)
+        self.request().report()
     }
 }
 

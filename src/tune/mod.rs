@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use tuning::apply::Request;
 use tuning::check::Report;
 use tuning::recorded::Recorded;
 use tuning::recorder::Recorder;
 use tuning::settings::{Base, Profile};
-use tuning::system::{Host, System};
+use tuning::system::Host;
 
 use crate::exit::{self, Failure, usage};
 use crate::probe::{self, ProbeFlags};
@@ -71,6 +72,8 @@ pub struct WantedFlags {
 pub struct CheckFlags {
     #[command(flatten)]
     pub wanted: WantedFlags,
+    #[command(flatten)]
+    pub state: StateDirectory,
     /// Look at a recorded machine instead of this one (`pinion tune record`)
     #[arg(long, value_name = "FILE")]
     pub machine: Option<PathBuf>,
@@ -84,6 +87,8 @@ pub struct CheckFlags {
 pub struct PlanFlags {
     #[command(flatten)]
     pub wanted: WantedFlags,
+    #[command(flatten)]
+    pub state: StateDirectory,
     /// Look at a recorded machine instead of this one (`pinion tune record`)
     #[arg(long, value_name = "FILE")]
     pub machine: Option<PathBuf>,
@@ -199,16 +204,10 @@ fn profile(name: &str) -> Result<Profile, Failure> {
     Profile::parse(name, &text).map_err(|error| usage(error.to_string()))
 }
 
-/// This machine, or a recorded one.
-fn machine(file: Option<&Path>) -> Result<Box<dyn System>, Failure> {
-    let Some(file) = file else {
-        return Ok(Box::new(Host::this()));
-    };
+fn recorded(file: &Path) -> Result<Recorded, Failure> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| usage(format!("--machine {}: {error}", file.display())))?;
-    let recorded = Recorded::parse(&text)
-        .map_err(|error| usage(format!("--machine {}: {error}", file.display())))?;
-    Ok(Box::new(recorded))
+    Recorded::parse(&text).map_err(|error| usage(format!("--machine {}: {error}", file.display())))
 }
 
 fn path_text(path: &Path) -> Result<&str, Failure> {
@@ -228,11 +227,30 @@ fn print(text: &str) -> anyhow::Result<()> {
     exit::output(std::io::stdout().lock().write_all(text.as_bytes()))
 }
 
-fn check(flags: &CheckFlags) -> Result<(), Failure> {
-    let wanted = &flags.wanted;
+/// The verdicts on this machine, or on a recorded one, where nothing was ever tried.
+fn report(
+    wanted: &WantedFlags,
+    state: &StateDirectory,
+    machine: Option<&Path>,
+) -> Result<Report, Failure> {
     let profile = profile(&wanted.profile)?;
-    let machine = machine(flags.machine.as_deref())?;
-    let report = Report::of(&*machine, path_text(&wanted.data)?, &profile, wanted.force);
+    let data = path_text(&wanted.data)?;
+    let Some(file) = machine else {
+        let request = Request {
+            system: &Host::this(),
+            data,
+            profile: &profile,
+            force: wanted.force,
+            state: path_text(&state.state)?,
+        };
+        return Ok(request.report());
+    };
+    let recorded = recorded(file)?;
+    Ok(Report::of(&recorded, data, &profile, wanted.force))
+}
+
+fn check(flags: &CheckFlags) -> Result<(), Failure> {
+    let report = report(&flags.wanted, &flags.state, flags.machine.as_deref())?;
     if flags.json {
         let json = serde_json::to_string_pretty(&report).context("a report is JSON")?;
         print(&format!("{json}\n"))?;
@@ -243,10 +261,7 @@ fn check(flags: &CheckFlags) -> Result<(), Failure> {
 }
 
 fn plan(flags: &PlanFlags) -> Result<(), Failure> {
-    let wanted = &flags.wanted;
-    let profile = profile(&wanted.profile)?;
-    let machine = machine(flags.machine.as_deref())?;
-    let report = Report::of(&*machine, path_text(&wanted.data)?, &profile, wanted.force);
+    let report = report(&flags.wanted, &flags.state, flags.machine.as_deref())?;
     if flags.script {
         print(&tuning::script::script(&report))?;
     } else {

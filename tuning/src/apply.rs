@@ -9,7 +9,7 @@ use std::io;
 use crate::check::{Finding, Group, Report};
 use crate::effect;
 use crate::error::Error;
-use crate::journal::{self, Found, Journal, Phase};
+use crate::journal::{self, Found, Journal, LeftOut, Phase};
 use crate::revert::{self, Conflict};
 use crate::settings::Profile;
 use crate::system::System;
@@ -58,7 +58,7 @@ type Undo = Vec<(String, Target, String)>;
 /// Changes everything that `check` says would be changed.
 pub fn apply(request: Request<'_>) -> Result<Applied, Error> {
     let Request { system, state, .. } = request;
-    let report = report(request);
+    let report = request.report();
     let found = Journal::find(system, state)?;
     let at_rest = match &found {
         Found::Nothing => true,
@@ -104,8 +104,17 @@ pub fn apply(request: Request<'_>) -> Result<Applied, Error> {
     }
 }
 
-fn report(request: Request<'_>) -> Report {
-    Report::of(request.system, request.data, request.profile, request.force)
+impl Request<'_> {
+    /// What `check` says, but for what was tried in this boot and came to nothing.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut report = Report::of(self.system, self.data, self.profile, self.force);
+        // Looking fails on nobody's journal: who writes says what is wrong with it.
+        if let Ok(Found::Journal(journal)) = Journal::find(self.system, self.state) {
+            report.leave_out(&journal.left_out);
+        }
+        report
+    }
 }
 
 /// Asks before the first change whether all of them are allowed.
@@ -161,7 +170,7 @@ impl Run<'_> {
     fn passes(&mut self) -> Result<(), Stop> {
         let mut tried: BTreeSet<String> = BTreeSet::new();
         loop {
-            let report = report(self.request);
+            let report = self.request.report();
             let mut changes: Vec<Finding> = report
                 .group(Group::Change)
                 .filter(|finding| !tried.contains(&finding.id))
@@ -179,6 +188,11 @@ impl Run<'_> {
                 match self.change(&finding) {
                     Ok(Outcome::Changed(change)) => self.applied.changed.push(change),
                     Ok(Outcome::LeftOut(reason)) => {
+                        self.journal.note_left_out(LeftOut {
+                            id: finding.id.clone(),
+                            value: finding.value,
+                            reason: reason.clone(),
+                        });
                         self.applied.left_out.push((finding.id, reason));
                     }
                     Err(what) => {
@@ -266,7 +280,7 @@ impl Run<'_> {
             entry.after = now.ok();
             stays
         });
-        if self.journal.entries.is_empty() {
+        if self.journal.entries.is_empty() && self.journal.left_out.is_empty() {
             return Journal::remove(system, state).map_err(Stop::Journal);
         }
         let targets = self.journal.entries.iter().map(|entry| &entry.target);

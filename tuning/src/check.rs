@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::inventory::Inventory;
 use crate::items::{self, Item, Want};
+use crate::journal::LeftOut;
 use crate::settings::{Place, Profile, Scope};
 use crate::system::System;
 use crate::target::Target;
@@ -96,6 +97,20 @@ impl Report {
             notes: notes(&inventory, profile, force),
             findings,
             inventory,
+        }
+    }
+
+    /// What was tried and came to nothing is no change that could be made.
+    pub(crate) fn leave_out(&mut self, tried: &[LeftOut]) {
+        for finding in &mut self.findings {
+            let in_vain = |tried: &&LeftOut| tried.id == finding.id && tried.value == finding.value;
+            if finding.group == Group::Change
+                && let Some(tried) = tried.iter().find(in_vain)
+            {
+                finding.group = Group::Unsupported;
+                finding.reason = Some(format!("tried in this boot: {}", tried.reason));
+                self.pending -= 1;
+            }
         }
     }
 

@@ -41,6 +41,17 @@ pub struct Entry {
     pub after: Option<String>,
 }
 
+/// A setting that a device would not take, or took and did not do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The setting.
+    pub id: String,
+    /// What it was given; None if nothing could be written.
+    pub value: Option<String>,
+    /// What came of it.
+    pub reason: String,
+}
+
 /// The file's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
@@ -60,6 +71,9 @@ pub struct Journal {
     pub interrupts: Interrupts,
     /// In the order in which they are changed, and put back.
     pub entries: Vec<Entry>,
+    /// What was tried in vain: nobody is told again that it could be changed.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Where a state directory keeps its journal.
@@ -98,6 +112,7 @@ impl Journal {
             dropped_before: inventory.soft_net.dropped,
             interrupts: Interrupts::new(),
             entries: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 
@@ -174,6 +189,12 @@ impl Journal {
             wrote,
             after: None,
         });
+    }
+
+    /// Notes what came of a setting that was tried.
+    pub(crate) fn note_left_out(&mut self, tried: LeftOut) {
+        self.left_out.retain(|known| known.id != tried.id);
+        self.left_out.push(tried);
     }
 
     /// Whether a setting was changed by us.

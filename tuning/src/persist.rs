@@ -185,7 +185,7 @@ fn wanted<'a>(
 /// Installs the files.
 pub fn persist(request: Request<'_>, unit: Unit<'_>) -> Result<Persisted, Error> {
     let Request { system, state, .. } = request;
-    let report = Report::of(system, request.data, request.profile, request.force);
+    let report = request.report();
     if let Some(reason) = report.inventory.environment.not_the_host() {
         return Err(Error::NotHere(format!(
             "{reason}: type pinion tune persist on the host itself"
@@ -316,7 +316,7 @@ pub struct Preview {
 /// What `persist` would write, and what it would leave out.
 pub fn preview(request: Request<'_>, unit: Unit<'_>) -> Result<Preview, Error> {
     let Request { system, state, .. } = request;
-    let report = Report::of(system, request.data, request.profile, request.force);
+    let report = request.report();
     let journal = match Journal::find(system, state)? {
         Found::Journal(journal) => Some(journal),
         Found::Nothing | Found::EarlierBoot => None,

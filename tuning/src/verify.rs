@@ -5,7 +5,6 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::apply::Request;
-use crate::check::Report;
 use crate::effect::{self, Effect};
 use crate::error::Error;
 use crate::inventory::SoftNet;
@@ -94,15 +93,9 @@ impl Verified {
 
 /// Reads every value again. Writes nothing.
 pub fn verify(request: Request<'_>) -> Result<Verified, Error> {
-    let Request {
-        system,
-        data,
-        profile,
-        force,
-        state,
-    } = request;
+    let Request { system, state, .. } = request;
     let mut verified = Verified {
-        pending: Report::of(system, data, profile, force).pending,
+        pending: request.report().pending,
         files: persist::differing(system, state)?,
         ..Verified::default()
     };

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use tuning::apply::apply;
-use tuning::check::Report;
+use tuning::check::{Group, Report};
 use tuning::recorded::Recorded;
 use tuning::revert::{Conflict, revert};
 use tuning::settings::{Base, Profile};
@@ -329,6 +329,22 @@ fn what_a_driver_accepts_and_does_not_do_is_left_out_and_the_rest_is_done() {
         ("nic.adaptive_rx:eth0", "it took on and stays at off")
     );
     assert!(applied.changed.len() > 4, "{:?}", applied.changed);
+    // Nobody is told for ever that it could be changed, and nobody tries again.
+    let looked = verify(request(&machine, data, &profile)).expect("a journal");
+    assert_eq!(looked.pending, 0);
+    let report = request(&machine, data, &profile).report();
+    let finding = report.group(Group::Unsupported);
+    let reasons: Vec<_> = finding.filter_map(|f| f.reason.as_deref()).collect();
+    assert!(
+        reasons.contains(&"tried in this boot: it took on and stays at off"),
+        "{reasons:?}"
+    );
+    let none = Faulty::new(&machine, Fault::Panic, 0);
+    let again = apply(request(&none, data, &profile)).expect("nothing to do");
+    assert_eq!((again.changed.len(), again.left_out.len()), (0, 0));
     revert(&machine, STATE, Conflict::Refuse).expect("nothing fails here");
     assert_eq!(content(&machine), before);
+    // Whoever has put everything back may try again.
+    let pending = request(&machine, data, &profile).report().pending;
+    assert_eq!(pending, applied.changed.len() + 1);
 }
