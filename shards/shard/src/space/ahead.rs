@@ -53,7 +53,7 @@ impl Ahead {
     }
 
     /// The chunk that has arrived is of no use.
-    fn drop_arrived(&mut self) {
+    pub fn drop_arrived(&mut self) {
         if let Some((_, buffer, _)) = self.arrived.take() {
             self.free(buffer);
         }
@@ -99,7 +99,6 @@ impl<D: Driver> Shard<D> {
             walk.lose(walk.end_lsn);
         }
         if walk.next_lsn >= walk.end_lsn {
-            self.space.ahead.drop_arrived();
             return self.settle(walk);
         }
         let wanted = self.chunk_at(&walk, walk.offset);

@@ -372,6 +372,8 @@ impl<D: Driver> Shard<D> {
             unreadable: Vec::new(),
         };
         self.space.began.get_or_insert(log.chain());
+        // A segment that was kept is walked anew for what it may give this time, not for what it gave.
+        self.space.ahead.drop_arrived();
         self.read_on(walk);
     }
 }
