@@ -127,7 +127,7 @@ impl Spares {
         let there = self.with_space();
         let unwanted = self.long.look(passed_ns, self.policy.patience, there);
         let unwanted_lately = self.short.look(passed_ns, self.policy.patience_over, there);
-        let surplus = unwanted.max(unwanted_lately.min(over + self.policy.kept));
+        let surplus = unwanted.max(unwanted_lately.min(over.saturating_add(self.policy.kept)));
         let cut: Vec<(u32, FileId)> = (self.files.iter_mut())
             .filter(|spare| spare.has_space && spare.file.segment < first_segment)
             .take(surplus.saturating_sub(self.policy.kept))
