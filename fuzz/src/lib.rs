@@ -332,8 +332,8 @@ pub fn checkpoint_header() -> CheckpointHeader {
         record_bytes: 0,
         dead_bytes: 0,
         aging_bytes: 0,
- padding_bytes: 0,
- counted_lsn: 0,
+        padding_bytes: 0,
+        counted_lsn: 0,
     }
 }
 
