@@ -1,7 +1,9 @@
 //! Compaction beside damage: what cannot be read is never dropped for that, and holds up nothing that it need not.
 
+use std::time::Duration;
+
 use crate::space_tests::{begin, read, restart, scan, write};
-use crate::test_driver::TestDriver;
+use crate::test_driver::{TestDriver, post};
 use crate::turn::Shard;
 
 /// A bit of this text, which lies once in the files behind the checkpoints, rots.
@@ -39,6 +41,34 @@ fn compacted_beside_damage(key: usize, number: usize, policy: &str) -> (Shard<Te
 }
 
 #[test]
+fn what_is_still_on_its_way_to_the_device_is_not_taken_for_unreadable() {
+    let (mut shard, client) = begin(r#"{"history_depth":1}"#);
+    let mut number = 0;
+    while shard.core.partition.log.chain().offset < 7 << 19 {
+        write(&mut shard, client, number % 2, number);
+        number += 1;
+    }
+    shard.driver.hold_writes = true;
+    let began = |shard: &Shard<TestDriver>| {
+        let second = shard.core.partition.log.segment(2);
+        second.is_some_and(|second| second.first_lsn != 0)
+    };
+    while !began(&shard) {
+        let post = post("k0", "Content-Type: text/plain\r\n", &[b'.'; 100 << 10]);
+        shard.say(client, post);
+        shard.turns(20);
+    }
+    shard.turns_for(Duration::from_secs(1));
+    assert!(shard.space.replay_from().is_none(), "a walk has begun");
+    while shard.driver.let_one_write_end() {
+        shard.turns(20);
+    }
+    shard.driver.hold_writes = false;
+    shard.turns_for(Duration::from_secs(1));
+    assert_eq!((shard.space.released, shard.space.is_held_up()), (1, false));
+}
+
+#[test]
 fn a_record_that_cannot_be_read_and_is_the_newest_of_its_key_is_kept_until_it_is_written_anew() {
     let (mut shard, client) = compacted_beside_damage(110, 10, r#"{"history_depth":1}"#);
     assert_eq!((shard.space.released, shard.space.is_held_up()), (0, true));
@@ -61,6 +91,20 @@ fn a_record_that_cannot_be_read_and_is_the_newest_of_its_key_is_kept_until_it_is
     let (mut shard, client) = restart(shard, 2);
     let all = scan(&mut shard, client, 7, |_| ());
     assert_eq!(all.len(), 52, "every key is there");
+}
+
+/// Before the crash its neighbours were copied. Behind it the device reads it again, and it is copied, but that is not durable.
+#[test]
+fn a_record_that_can_be_read_again_behind_a_crash_is_shown_where_it_is() {
+    let (mut shard, _) = compacted_beside_damage(110, 10, r#"{"history_depth":1}"#);
+    rot(&mut shard, b"110/10;");
+    let (mut shard, client) = restart(shard, 2);
+    shard.driver.hold_writes = true;
+    shard.turns_for(Duration::from_secs(1));
+    assert_eq!(shard.space.relocated_records, 1, "it is being copied");
+    let all = scan(&mut shard, client, 7, |_| ());
+    assert!(all.iter().any(|one| one.0 == "k110"), "it was left out");
+    assert_eq!(all.len(), 52, "every key is there, and once");
 }
 
 #[test]

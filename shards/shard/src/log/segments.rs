@@ -52,11 +52,12 @@ impl Log {
         }
     }
 
-    /// The oldest segment and the one behind it, if the log has gone on to that one: the oldest can be released.
+    /// The oldest segment and the one behind it, if the log has gone on to that one and all of the oldest is on the device: it
+    /// can be walked, and released.
     pub fn oldest_sealed(&self) -> Option<(SegmentFile, SegmentFile)> {
         let (first, second) = (*self.segments.front()?, *self.segments.get(1)?);
-        (second.first_lsn != 0 && first.segment < self.writer.chain().segment)
-            .then_some((first, second))
+        let is_sealed = second.first_lsn != 0 && first.segment < self.writer.chain().segment;
+        (is_sealed && second.first_lsn <= self.durable_lsn() + 1).then_some((first, second))
     }
 
     /// Segments with batches, the open one included.
