@@ -83,7 +83,7 @@ fn two_crashes_around_a_release_copy_nothing_twice() {
         shard.turn();
     }
     assert!(
-        !shard.core.partition.copied.is_empty(),
+        !shard.core.partition.copies.is_empty(),
         "the second has copies"
     );
     checkpoint(&mut shard);

@@ -21,6 +21,7 @@ mod commit_window;
 #[cfg(test)]
 mod conditions_tests;
 mod conns;
+mod copies;
 pub mod core;
 mod dedup;
 pub mod driver;
@@ -54,6 +55,8 @@ mod render;
 mod replay;
 pub mod reshard;
 mod ring_driver;
+#[cfg(test)]
+mod scan_tests;
 mod scans;
 #[cfg(test)]
 mod scrub_tests;

@@ -108,6 +108,7 @@ impl<S> Core<S> {
                     stream: 0,
                     next_lsn: (*from_lsn).max(1),
                     walked: walked.clone(),
+                    passes: false,
                     upto_lsn: 0,
                     limit: *limit as usize,
                     ended: Ended::default(),

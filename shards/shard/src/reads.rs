@@ -50,6 +50,8 @@ pub struct Scan {
     pub next_lsn: u64,
     /// What was walked before that.
     pub walked: Walked,
+    /// The page has passed over a record, and shown none since.
+    pub passes: bool,
     /// Nothing behind this lsn was durable when the page began.
     pub upto_lsn: u64,
     pub limit: usize,

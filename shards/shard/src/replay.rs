@@ -141,9 +141,7 @@ impl Replay {
             }
         }
         if let Some(relocated) = relocated {
-            if relocated.link == 0 {
-                partition.copied.insert(relocated.from);
-            }
+            partition.copies.replay(&relocated);
             // No request's record: its answer was remembered when it was written first.
             return Ok(());
         }

@@ -314,7 +314,14 @@ impl Scan {
                 && !self.was_met(&record)
                 && self.is_kept(partition, &record)
             {
-                self.set.push(&record);
+                // What a crash brought back is on its way out again: the copy is shown.
+                let passes = partition.was_copied_before(&record);
+                if passes {
+                    (self.walked).pass_over(record.lsn, self.upto_lsn, self.passes);
+                } else {
+                    self.set.push(&record);
+                }
+                self.passes = passes;
             }
         }
         self.at = Location {

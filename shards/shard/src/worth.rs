@@ -213,14 +213,34 @@ impl Partition {
         if expired || back == 0 || depth.is_some_and(|depth| back >= depth) {
             return Worth::Dead;
         }
-        if link == 0 && self.copied.contains(&record.lsn) {
+        if self.has_copy(record) {
             return Worth::Dead;
         }
-        let named = if link == 0 { record.lsn } else { link };
-        match self.index.get(self.digests.forward(named)) {
-            Some(place) if place.lsn > record.lsn => Worth::Dead,
-            _ => Worth::Older(named),
+        Worth::Older(if link == 0 { record.lsn } else { link })
+    }
+
+    /// Whether a record was copied forward from where it still is.
+    fn has_copy(&self, record: &RecordView<'_>) -> bool {
+        self.copies.contains(record.lsn) || self.older_copy(record).is_some()
+    }
+
+    /// The same, before this run: it is there again because of a crash, and its copy is durable.
+    #[inline]
+    pub fn was_copied_before(&self, record: &RecordView<'_>) -> bool {
+        if self.copies.is_behind(record.lsn) {
+            return false;
         }
+        let upto = self.copies.before_upto();
+        self.copies.contains_before(record.lsn)
+            || self.older_copy(record).is_some_and(|lsn| lsn <= upto)
+    }
+
+    /// Where a record was copied to as an older version of its key.
+    fn older_copy(&self, record: &RecordView<'_>) -> Option<u64> {
+        let link = Relocated::of(record.extensions).map_or(0, |relocated| relocated.link);
+        let named = if link == 0 { record.lsn } else { link };
+        let place = self.index.get(self.digests.forward(named))?;
+        (place.lsn > record.lsn).then_some(place.lsn)
     }
 
     /// Whether a record that is worth nothing is of those that died nobody noted where, and had before the counts' round began.
@@ -231,17 +251,20 @@ impl Partition {
         let Some(stream) = self.streams.get(record.stream) else {
             return false;
         };
+        let depth = stream.policy.history_depth.filter(|depth| *depth > 1);
+        let below_lsn = stream.held.below();
+        if depth.is_none() && below_lsn == 0 {
+            return false;
+        }
         let first_lsn =
             Relocated::of(record.extensions).map_or(record.lsn, |relocated| relocated.first);
         let mut died_lsn = u64::MAX;
-        if let Some(depth) = stream.policy.history_depth.filter(|depth| *depth > 1)
-            && let Some(newest) = newest.entry
+        if let (Some(depth), Some(newest)) = (depth, newest.entry)
             && newest.version.saturating_sub(record.version) >= depth
         {
             let newest = (newest.lsn, newest.version);
             died_lsn = died_about((first_lsn, record.version), newest, depth);
         }
-        let below_lsn = stream.held.below();
         if first_lsn < below_lsn {
             // The limit has kept about this distance from the log's end.
             let ended_lsn = first_lsn + self.log.next_lsn().saturating_sub(below_lsn);
@@ -337,7 +360,7 @@ impl Partition {
         );
         self.streams.count(record.stream, 0, 0, 0, appended.lsn);
         if link == 0 {
-            self.copied.insert(record.lsn);
+            self.copies.insert(record.lsn);
         }
         Ok((appended.lsn, copied))
     }
@@ -354,11 +377,7 @@ impl Partition {
         self.log.release_front();
         let end = (self.log.chain().segment, self.log.next_lsn());
         self.space.released(segment, found, end);
-        let first = self.log.first_lsn();
-        self.copied.retain(|lsn| *lsn >= first);
-        if self.copied.is_empty() {
-            self.copied = ahash::AHashSet::new();
-        }
+        self.copies.released(self.log.first_lsn());
     }
 
     /// Everything before this lsn is ended by its stream's limit in bytes, where every stream has one.

@@ -68,19 +68,26 @@ impl Walked {
                 .any(|(from, to)| (*from..*to).contains(&lsn))
     }
 
-    /// A scan that was to go on at `next` finds that the log begins at `first` now. All copies of what lay between are at
-    /// `end` at the latest. So many holes are told apart; then what lies between the two that are closest counts as not
-    /// walked: copies of it may be shown a second time, but none is left out.
+    /// A record that the scan meets at `lsn` is shown where its copy lies, at `end` at the latest. `again`: it has shown nothing
+    /// since it passed over another one.
+    pub fn pass_over(&mut self, lsn: u64, end: u64, again: bool) {
+        self.settle(lsn);
+        let last = self.holes.last().filter(|_| again);
+        self.skip(last.map_or(lsn, |(_, to)| *to), lsn + 1, end);
+    }
+
+    /// A scan that was to go on at `next` finds that the log begins at `first` now. All copies of what lay between are at `end` at the latest. So many holes are told apart; then what lies
+    /// between the two that are closest counts as not walked: copies of it may be shown a second time, but none is left out.
     pub fn skip(&mut self, next: u64, first: u64, end: u64) {
         self.settle(next);
         self.until = self.until.max(end);
         if next <= self.base {
-            self.base = first;
+            self.base = self.base.max(first);
             return;
         }
         match self.holes.last_mut() {
             // Nothing was walked since.
-            Some((_, to)) if *to == next => *to = first,
+            Some((_, to)) if *to >= next => *to = first.max(*to),
             _ => self.holes.push((next, first)),
         }
         if self.holes.len() > HOLES_MAX {
@@ -235,6 +242,41 @@ mod tests {
         assert!(!walked.covers(70));
         walked.settle(141);
         assert_eq!(walked, Walked::default());
+    }
+
+    /// A scan walks through what is shown elsewhere, and may be overtaken in the middle of it.
+    #[test]
+    fn what_is_skipped_twice_is_one_hole() {
+        let mut from_the_start = Walked::default();
+        from_the_start.skip(1, 50, 120);
+        from_the_start.skip(60, 80, 120);
+        from_the_start.skip(70, 75, 120);
+        from_the_start.skip(72, 90, 120);
+        assert_eq!(from_the_start.holes, [(60, 90)]);
+        let covered = |walked: &Walked, lsns: std::ops::Range<u64>| {
+            lsns.filter(|lsn| walked.covers(*lsn)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            covered(&from_the_start, 1..95),
+            (50..60).chain(90..95).collect::<Vec<_>>()
+        );
+        let mut before_it = Walked::default();
+        before_it.skip(1, 50, 120);
+        before_it.skip(20, 40, 120);
+        assert_eq!(covered(&before_it, 1..55), (50..55).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_passed_over_one_by_one_is_one_hole_unless_something_is_shown_between() {
+        let mut walked = Walked::default();
+        walked.skip(1, 50, 120);
+        for (lsn, again) in [(52, false), (53, true), (58, true), (70, false), (72, true)] {
+            walked.pass_over(lsn, 120, again);
+        }
+        assert_eq!(walked.holes, [(52, 59), (70, 73)]);
+        // At the end of what is passed over all of it was met.
+        walked.pass_over(130, 140, true);
+        assert_eq!(walked.holes, [(130, 131)]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use wire::native::AppendIter;
 use wire::{Code, Policy, Refusal};
 
 use crate::cache::ReadCache;
+use crate::copies::Copies;
 use crate::dedup::{Carried, ChunkError, IdempotencyKeys, KeyLimits, ProducerLimits, Producers};
 use crate::log::{Claim, Log};
 use crate::streams::Streams;
@@ -134,9 +135,8 @@ pub struct Partition {
     pub ended_bytes: u64,
     /// What compaction goes by.
     pub space: SpaceCounts,
-    /// Records of segments that are still there, copied forward as the newest of their keys. What is superseded since looks
-    /// like any older version, and must not be copied twice.
-    pub copied: ahash::AHashSet<u64>,
+    /// What of the segments that are still there was copied forward.
+    pub copies: Copies,
 }
 
 /// A refusal in one line.
@@ -181,7 +181,7 @@ impl Partition {
             damage: 0,
             ended_bytes: 0,
             space: SpaceCounts::default(),
-            copied: ahash::AHashSet::new(),
+            copies: Copies::default(),
         }
     }
 
@@ -190,7 +190,7 @@ impl Partition {
         // What it was sized for is still to come, from elsewhere.
         self.index.reset(self.index.sized_for());
         self.space = SpaceCounts::default();
-        self.copied = ahash::AHashSet::new();
+        self.copies = Copies::default();
         self.streams = Streams::new(self.limits.streams_max, self.limits.shards);
         self.producers = Producers::new(self.limits.producers);
         self.keys = IdempotencyKeys::new(self.limits.keys);

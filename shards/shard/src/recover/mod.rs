@@ -276,8 +276,8 @@ impl<D: Driver> Shard<D> {
         self.recovery.release();
         let partition = &mut self.core.partition;
         let first = partition.log.first_lsn();
-        partition.copied.retain(|lsn| *lsn >= first);
-        if !partition.copied.is_empty() {
+        partition.copies.replayed(first, at.next_lsn - 1);
+        if !partition.copies.is_empty() {
             self.space.goes_on(replayed_from);
         }
         report.records = replay.records;

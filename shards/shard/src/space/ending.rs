@@ -72,7 +72,7 @@ impl<D: Driver> Shard<D> {
     fn release(&mut self, walk: &Walk) {
         self.core.partition.release_front(walk.found);
         // A recovery may have found copies of the next segment too, which only a replay from before them would see again.
-        if self.core.partition.copied.is_empty() {
+        if self.core.partition.copies.is_empty() {
             self.space.began = None;
         }
         self.space.keeps = false;
