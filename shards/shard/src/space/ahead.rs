@@ -9,6 +9,7 @@ use std::io;
 use uring::Buffer;
 use wal::BLOCK_BYTES;
 use wal::scan;
+use wal::segment::SegmentHeader;
 
 use super::{RETRY_NS, Stage, Walk};
 use crate::driver::Driver;
@@ -61,17 +62,8 @@ impl Ahead {
 }
 
 impl Walk {
-    fn place(&self, offset: u32, bytes: u32) -> Place {
-        Place {
-            segment: self.segment,
-            generation: self.generation,
-            offset,
-            bytes,
-        }
-    }
-
     /// Where the chunk behind this one starts, unless it is known to be the last.
-    fn next_chunk(&self, header: &wal::segment::SegmentHeader, chunk: &[u8]) -> Option<u32> {
+    fn next_chunk(&self, header: &SegmentHeader, chunk: &[u8]) -> Option<u32> {
         let mut at = 0;
         while let Ok(info) = scan::batch_at(
             &header.identity,
@@ -126,7 +118,12 @@ impl<D: Driver> Shard<D> {
 
     fn chunk_at(&self, walk: &Walk, offset: u32) -> Place {
         let bytes = (self.core.reads.chunk_bytes() as u64).min(self.left_behind(offset));
-        walk.place(offset, bytes as u32)
+        Place {
+            segment: walk.segment,
+            generation: walk.generation,
+            offset,
+            bytes: bytes as u32,
+        }
     }
 
     fn read_chunk(&mut self, walk: &Walk, place: Place) -> io::Result<()> {

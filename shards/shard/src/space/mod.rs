@@ -10,7 +10,7 @@
 //! What cannot be read of a segment is never dropped for that: if the index names a record of it there, or a history may, the
 //! segment stays, is told about and walked again later. What nobody can read any more holds nothing up.
 //!
-//! Paced: a slice of some blocks per turn, out of a budget that grows with time and with what the log writes. It does not
+//! Paced: a slice of some blocks per turn, out of a budget that grows with time and with what producers write. It does not
 //! know what makes a record worth keeping: that is `worth`'s.
 
 mod ahead;
@@ -36,11 +36,13 @@ const REFILL_NS: u64 = 10_000_000;
 /// What may be walked, and copied, in that time if producers write nothing; more by what they write.
 const WALK_BYTES_IDLE: u64 = 512 * 1024;
 const COPY_BYTES_IDLE: u64 = 128 * 1024;
-/// Walked in one turn: what a request waits for it at most, where turns are short. A turn that writes much takes long by itself.
+/// Walked in one turn where turns are short, and the rest of a batch: what a request waits for it.
 const SLICE_BYTES: u64 = 128 * 1024;
+/// And at most, however much was written: a turn that writes much takes long by itself.
 const SLICE_BYTES_MOST: u64 = 4 << 20;
 /// About as many are released while two checkpoints are written, beside those that they wait for.
 const SEGMENTS_IN_TWO_CHECKPOINTS: u64 = 5;
+/// Files of so many segments are nobody's trouble, however little is alive.
 const FEW_SEGMENTS: u64 = 8;
 /// After something that time may mend.
 const RETRY_NS: u64 = 1_000_000_000;
@@ -334,16 +336,15 @@ impl<D: Driver> Shard<D> {
         log.ahead_bytes() + log.waiting_bytes().max(waiting)
     }
 
-    /// By how much the log's files take more than they may. A few are nobody's trouble, however little is alive.
+    /// By how much the log's files take more than they may.
     pub(crate) fn bytes_over(&self) -> u64 {
         let counts = &self.core.partition.space;
         let log = &self.core.partition.log;
-        let alive = counts.record_bytes.saturating_sub(counts.dead_bytes);
         let files =
             counts.record_bytes + counts.padding_bytes + log.ahead_bytes() + log.waiting_bytes();
         let may_take = match self.space.amplification_percent {
             0 => u64::MAX,
-            percent => alive.saturating_mul(percent) / 100,
+            percent => counts.alive_bytes().saturating_mul(percent) / 100,
         };
         files.saturating_sub(may_take.max(FEW_SEGMENTS * log.segment_bytes()))
     }

@@ -82,8 +82,6 @@ fn the_files_of_a_log_that_is_overwritten_take_no_more_than_twice_what_is_alive_
         let files = log.segments().count() as u64 * log.segment_bytes() + log.waiting_bytes();
         most = most.max(files);
     }
-    let counts = &shard.core.partition.space;
-    let alive = counts.record_bytes - counts.dead_bytes;
-    let percent = most * 100 / alive;
+    let percent = most * 100 / shard.core.partition.space.alive_bytes();
     assert!(percent <= 200, "{percent} % of what is alive");
 }

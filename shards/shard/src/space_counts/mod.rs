@@ -149,12 +149,17 @@ impl SpaceCounts {
         lsn <= self.counted_lsn
     }
 
+    /// Of the record bytes, about so many that can still be read.
+    pub fn alive_bytes(&self) -> u64 {
+        self.record_bytes.saturating_sub(self.dead_bytes)
+    }
+
     /// Whether the log takes more than `percent` hundredths of what of it can still be read, so that a walk is worth it.
     ///
     /// `idle_bytes`, of files that hold nothing: Some where packing costs nothing but the copies. Then padding counts as well,
     /// and such files, as long as the log itself takes `LEAST_PERCENT`.
     pub fn is_too_much(&self, idle_bytes: Option<u64>, percent: u64) -> bool {
-        let alive = self.record_bytes.saturating_sub(self.dead_bytes);
+        let alive = self.alive_bytes();
         let Some(idle_bytes) = idle_bytes else {
             return self.record_bytes > alive.saturating_mul(percent) / 100;
         };

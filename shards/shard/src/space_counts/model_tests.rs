@@ -136,7 +136,7 @@ impl Model {
 
     /// What the counts take to be alive, over what is.
     fn error(&self) -> f64 {
-        (self.counts.record_bytes - self.counts.dead_bytes) as f64 / self.alive_bytes() as f64
+        self.counts.alive_bytes() as f64 / self.alive_bytes() as f64
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::SpaceCounts;
 use crate::checkpoint_tests::checkpoint;
-use crate::space_tests::{begin, read, restart, scan, segment_files, write};
+use crate::space_tests::{BODY, begin, read, restart, scan, segment_files, write};
 use crate::test_driver::{TestDriver, post};
 use crate::turn::Shard;
 
@@ -47,6 +47,19 @@ fn a_restart_counts_every_record_once_also_in_the_middle_of_a_walk() {
         in_a_walk > 0,
         "no checkpoint was begun in a walk that went on"
     );
+}
+
+#[test]
+fn what_is_alive_behind_a_history_is_known_after_some_rounds() {
+    let (mut shard, client) = begin(r#"{"history_depth":3}"#);
+    for number in 0..1_000 {
+        write(&mut shard, client, (number * 7_919) % 20, number);
+    }
+    let released = shard.space.released;
+    assert!(released > 15, "{released} released");
+    // The newest three of twenty keys.
+    let alive = shard.core.partition.space.alive_bytes() as f64 / (20 * 3 * BODY) as f64;
+    assert!((0.75..1.3).contains(&alive), "{alive:.2} times what is");
 }
 
 /// Three thousand records, each alone in its block.
