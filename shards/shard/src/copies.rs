@@ -40,6 +40,9 @@ impl Copies {
 
     /// The log begins at `first` now.
     pub fn released(&mut self, first: u64) {
+        if self.before_below <= first {
+            self.before_below = 0;
+        }
         for set in [&mut self.here, &mut self.before] {
             set.retain(|lsn| *lsn >= first);
             if set.is_empty() {
@@ -69,11 +72,38 @@ impl Copies {
         self.before_upto
     }
 
+    /// Nothing that is still there was copied; of older versions: before this run.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.before_below == 0
     }
 
+    /// Records that were copied as the newest of their keys.
     pub fn len(&self) -> usize {
         self.here.len() + self.before.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checkpoint that forgot it would have a replay begin behind the copies, and scans would not know of them any more.
+    #[test]
+    fn older_versions_copied_before_are_remembered_until_their_segment_goes() {
+        let mut copies = Copies::default();
+        for from in [110, 150, 130] {
+            copies.replay(&Relocated {
+                from,
+                first: 5,
+                link: 5,
+            });
+        }
+        copies.replayed(100, 400);
+        assert!(!copies.is_empty(), "a replay must see them again");
+        assert!(!copies.is_behind(150) && copies.is_behind(151));
+        copies.released(150);
+        assert!(!copies.is_empty());
+        copies.released(151);
+        assert!(copies.is_empty() && copies.is_behind(0));
     }
 }
