@@ -55,7 +55,8 @@ pub struct SpaceCounts {
     pub looks: bool,
     /// Last lsn that is counted by what a checkpoint remembered.
     counted_lsn: u64,
-    /// Of streams with a largest age: (segment, when the last of them ends in log time, bytes), by segment.
+    /// Of streams with a largest age: (segment, when the last of them ends in log time, bytes), by segment. Segment 0: what was
+    /// there before the restart, wherever it lies.
     aging: VecDeque<(u32, u64, u64)>,
     /// Of the dead bytes those whose segment is known, for each segment from `first` on.
     died: VecDeque<u64>,
@@ -170,15 +171,19 @@ impl SpaceCounts {
 
     /// Time has passed.
     pub fn age(&mut self, log_time_us: u64) {
-        while let Some((segment, ends_us, bytes)) = self.aging.front()
-            && *ends_us < log_time_us
-        {
+        let is_over = |one: &(u32, u64, u64)| one.1 < log_time_us;
+        loop {
+            // What was there before the restart keeps nothing waiting.
+            let waits = (self.aging.front()).is_some_and(|one| one.0 == 0 && !is_over(one));
+            let next = usize::from(waits);
+            if !self.aging.get(next).is_some_and(is_over) {
+                return;
+            }
+            let (segment, _, bytes) = self.aging.remove(next).expect("it was looked at");
             // What was overwritten there has died before.
-            let (segment, bytes) = (*segment, *bytes);
             let before = self.died_in(segment).map_or(0, |died| *died);
             self.note_died(segment, bytes.saturating_sub(before));
             self.dead_bytes = self.dead_bytes.min(self.record_bytes);
-            self.aging.pop_front();
         }
     }
 
@@ -202,21 +207,29 @@ impl SpaceCounts {
             self.first += 1;
         }
         self.died_bytes -= known;
-        let others = dead.saturating_sub(known).min(somewhere);
+        let unknown = dead.saturating_sub(known);
+        let others = unknown.min(somewhere);
         self.dead_bytes = self.dead_bytes.saturating_sub(known + others);
         self.record_bytes = self.record_bytes.saturating_sub(found.walked);
+        self.dead_bytes = self.dead_bytes.min(self.record_bytes);
         let round = self.round.get_or_insert(Round::first(next_lsn, open));
-        if let Some(too_much) = round.released(segment, found.was_dead) {
+        let is_first = round.is_first();
+        // So much was taken out of the sum; what died since, and is gone now, is no part of what was thought before.
+        let since = unknown.saturating_sub(found.was_dead);
+        let ended = round.released(segment, others as i64 - since as i64);
+        if let Some(too_much) = ended {
             let dead = self.dead_bytes.saturating_add_signed(-too_much);
-            self.dead_bytes = dead.max(self.died_bytes);
+            self.dead_bytes = dead.max(self.died_bytes).min(self.record_bytes);
             self.round = Some(Round::begin(next_lsn, open, self.somewhere()));
         }
-        self.dead_bytes = self.dead_bytes.min(self.record_bytes);
-        while let Some((of, ..)) = self.aging.front()
-            && (1..=segment).contains(of)
-        {
-            self.aging.pop_front();
-        }
+        self.aging.retain_mut(|(of, _, bytes)| {
+            if *of == 0 {
+                // In the first round everything that is released is from before the restart.
+                *bytes = bytes.saturating_sub(if is_first { found.walked } else { 0 });
+                return *bytes > 0 && !(is_first && ended.is_some());
+            }
+            *of > segment
+        });
     }
 
     /// What died nobody knows where.

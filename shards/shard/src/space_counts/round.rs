@@ -30,8 +30,8 @@ pub struct Round {
     /// What was thought to lie dead somewhere. None in the first of a life: what was dead behind a restart is in that sum, wherever
     /// it lies.
     thought: Option<u64>,
-    /// Of that, found.
-    found: u64,
+    /// Of that, found. Below zero where more was found than anybody had thought of, and what died since had to be taken for it.
+    found: i64,
 }
 
 impl Round {
@@ -53,17 +53,22 @@ impl Round {
         }
     }
 
+    /// Whether it is the first of a life.
+    pub fn is_first(&self) -> bool {
+        self.thought.is_none()
+    }
+
     /// Whether what died with the write of this lsn had died when the round began.
     pub fn was_dead(&self, died_lsn: u64) -> bool {
         died_lsn < self.begin_lsn
     }
 
-    /// A segment is released in which so many bytes lay that had died somewhere when the round began. At the end of the round:
-    /// how many bytes more than there were had been thought of (fewer: below zero).
-    pub fn released(&mut self, segment: u32, found: u64) -> Option<i64> {
+    /// A segment is released, and so many bytes are taken from the sum, less what of the segment had died since the round began.
+    /// At the end of the round: how many bytes more than there were had been thought of (fewer: below zero).
+    pub fn released(&mut self, segment: u32, found: i64) -> Option<i64> {
         self.found += found;
-        let thought = self.thought.unwrap_or(self.found);
-        (segment >= self.last_segment).then(|| thought as i64 - self.found as i64)
+        let thought = self.thought.map_or(self.found, |thought| thought as i64);
+        (segment >= self.last_segment).then(|| thought - self.found)
     }
 }
 
