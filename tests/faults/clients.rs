@@ -39,7 +39,11 @@ fn healthy_p99(server: &Server) -> Duration {
 
 /// Runs `attack` until the healthy client was watched; what it returns, and the p99 before and beside it.
 #[track_caller]
-fn beside<T: Send>(server: &Server, what: &str, attack: impl FnOnce(&AtomicBool) -> T + Send) -> T {
+pub fn beside<T: Send>(
+    server: &Server,
+    what: &str,
+    attack: impl FnOnce(&AtomicBool) -> T + Send,
+) -> T {
     let baseline = healthy_p99(server);
     let done = AtomicBool::new(false);
     let (result, attacked) = std::thread::scope(|scope| {
@@ -76,7 +80,7 @@ fn whole_frame(key: &[u8]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_nothing_left(server: &Server, before: usize) {
+pub fn assert_nothing_left(server: &Server, before: usize) {
     // One connection for all questions, counted below. Were there a new one for each, the server would have to notice the
     // end of the last within the microseconds to the next look, which on a busy machine it rarely does.
     let mut http = server.http();

@@ -449,4 +449,25 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Settings that pinion tune apply made and that are no longer so",
         source: Source::Process(|p| p.tuning_drift.into()),
     },
+    Family {
+        name: "pinion_host_listen_overflows_total",
+        kind: Type::Counter,
+        labels: &[],
+        help: "Connections of this network namespace that found a listener's queue full",
+        source: Source::Process(|p| p.listeners.overflows.into()),
+    },
+    Family {
+        name: "pinion_host_listen_drops_total",
+        kind: Type::Counter,
+        labels: &[],
+        help: "Connections of this network namespace that were dropped before they were accepted",
+        source: Source::Process(|p| p.listeners.drops.into()),
+    },
+    Family {
+        name: "pinion_host_syn_cookies_total",
+        kind: Type::Counter,
+        labels: &[],
+        help: "Handshakes of this network namespace that were answered unremembered: too many under way",
+        source: Source::Process(|p| p.listeners.syn_cookies.into()),
+    },
 ];

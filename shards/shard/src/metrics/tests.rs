@@ -1,6 +1,7 @@
 //! The page parses, follows the naming rules, says what was recorded, and is documented.
 
 use super::families::{FAMILIES, Type};
+use super::process::ListenerDrops;
 use super::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -50,6 +51,11 @@ fn page(shards: usize) -> String {
             resident_bytes: 1 << 20,
             open_files: 9,
             tuning_drift: 3,
+            listeners: ListenerDrops {
+                overflows: 4,
+                drops: 5,
+                syn_cookies: 6,
+            },
         },
         "1.2.3",
     )
@@ -275,6 +281,9 @@ fn what_was_recorded_is_shown() {
         "pinion_recovery_bytes{shard=\"0\"} 15",
         "pinion_process_open_files 9",
         "pinion_tuning_drifted_settings 3",
+        "pinion_host_listen_overflows_total 4",
+        "pinion_host_listen_drops_total 5",
+        "pinion_host_syn_cookies_total 6",
     ] {
         assert!(
             text.lines().any(|found| found == line),
