@@ -5,6 +5,7 @@
 mod config;
 mod host;
 mod listen;
+mod pin;
 mod thread;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

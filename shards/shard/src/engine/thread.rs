@@ -9,6 +9,7 @@ use std::time::Duration;
 use uring::{Features, Ring, RingConfig, Waker};
 
 use super::listen::out_of_descriptors;
+use super::pin::Pin;
 use super::{EngineConfig, OpenError, SPACE_AMPLIFICATION_PERCENT};
 use crate::assemble::{Parts, assemble};
 use crate::core::Shared;
@@ -65,15 +66,7 @@ pub(super) fn run(
     seed: Seed,
     tell: &mpsc::Sender<Result<Started, OpenError>>,
 ) -> Result<u64, String> {
-    if let Some(core) = seed.core
-        && !core_affinity::set_for_current(core)
-    {
-        tracing::warn!(
-            "shard {} could not be pinned to core {}",
-            seed.shard,
-            core.id
-        );
-    }
+    let mut pin = Pin::to(seed.shard, seed.core);
     if let Err(error) = uring::scheduling::give_way_to_workers() {
         tracing::warn!(
             "shard {}: the scheduler does not take a slice ({error}): durable writes may wait for its tick",
@@ -123,6 +116,7 @@ pub(super) fn run(
         if !shard.turn() {
             break;
         }
+        pin.look(shard.core.now.monotonic_ns);
     }
     match &shard.core.state {
         crate::core::State::Stopped(why) => Err(why.clone()),
