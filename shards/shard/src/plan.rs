@@ -1,5 +1,6 @@
 //! The memory plan: every holder of memory, how much it gets, and the sum. Printed at start and kept to.
 
+use crate::copies::Copies;
 use crate::reads::Reads;
 use crate::space;
 
@@ -85,7 +86,8 @@ impl Plan {
         let recv = u64::from(RECV_BUFFERS) * u64::from(RECV_BUFFER_BYTES);
         let reads = Reads::plan_bytes(chunk_bytes(batch_bytes));
         let scrub = chunk_bytes(batch_bytes) as u64;
-        let compaction = space::BUFFERS as u64 * chunk_bytes(batch_bytes) as u64;
+        let compaction = space::BUFFERS as u64 * chunk_bytes(batch_bytes) as u64
+            + Copies::plan_bytes(input.segment_bytes);
         let connections = u64::from(input.connections_max) * CONNECTION_BYTES;
         // Recovery holds two segments; it ends before the cache and the index are full.
         let fixed = batches
@@ -133,7 +135,7 @@ impl Plan {
             ("device reads".into(), reads),
             // The part of a sealed segment that is being verified again.
             ("scrub".into(), scrub),
-            // Parts of the oldest segment: one that is walked, one on its way.
+            // Parts of the oldest segment, one that is walked and one on its way; and which records were copied.
             ("compaction".into(), compaction),
             // Connections at rest.
             (

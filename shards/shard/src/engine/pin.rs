@@ -16,21 +16,26 @@ pub(super) struct Pin {
     next_look_ns: u64,
     /// The core is gone, and that was told.
     is_away: bool,
+    was_there: bool,
 }
 
 impl Pin {
     /// Pins the calling thread; without a core it stays where it is.
     pub fn to(shard: usize, core: Option<CoreId>) -> Pin {
-        if let Some(core) = core
-            && !core_affinity::set_for_current(core)
-        {
-            tracing::warn!("shard {shard} could not be pinned to core {}", core.id);
+        let is_there = core.is_none_or(core_affinity::set_for_current);
+        if let (Some(core), false) = (core, is_there) {
+            tracing::warn!(
+                shard,
+                "shard {shard} could not be pinned to core {}: it runs where the kernel puts it, until it may",
+                core.id
+            );
         }
         Pin {
             shard,
             core,
             next_look_ns: 0,
             is_away: false,
+            was_there: is_there,
         }
     }
 
@@ -62,11 +67,15 @@ impl Pin {
             }
         } else if (self.is_away || allowed.len() > 1) && core_affinity::set_for_current(core) {
             self.is_away = false;
-            tracing::warn!(
-                shard,
-                "the kernel had taken shard {shard} off core {}: it is back there",
-                core.id
-            );
+            if std::mem::replace(&mut self.was_there, true) {
+                tracing::warn!(
+                    shard,
+                    "the kernel had taken shard {shard} off core {}: it is back there",
+                    core.id
+                );
+            } else {
+                tracing::info!(shard, "shard {shard} is pinned to core {} now", core.id);
+            }
         }
     }
 }
