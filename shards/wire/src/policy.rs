@@ -6,7 +6,7 @@
 #[derive(Clone, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
-    /// Versions of a key that history and scan show; older ones are freed. `None` = all.
+    /// Versions of a key that history and scan show, at least one; older ones are freed. `None` = all.
     pub history_depth: Option<u32>,
     /// Records older than this (log time) are not served, and freed; `None` = kept.
     pub max_age_seconds: Option<u64>,
@@ -25,6 +25,10 @@ impl Policy {
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err("policy is not a JSON object".to_owned());
         }
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+        let policy: Policy = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if policy.history_depth == Some(0) {
+            return Err("history_depth 0 would show nothing: 1 shows the newest".to_owned());
+        }
+        Ok(policy)
     }
 }
