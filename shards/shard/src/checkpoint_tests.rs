@@ -45,6 +45,24 @@ fn a_checkpoint_that_failed_is_tried_again_soon_however_little_is_written() {
     assert_eq!(shard.checkpointer.written, 1, "and no more");
 }
 
+/// A header is as long as the least that a page can be cut to.
+#[test]
+fn a_page_that_was_cut_to_a_block_is_no_page() {
+    let (mut shard, client) = begin("{}");
+    write(&mut shard, client, 1, 1);
+    shard.driver.checkpoint_write_bytes_max = index::checkpoint::HEADER_BYTES;
+    let now_ns = shard.core.now.monotonic_ns;
+    let (partition, driver) = (&mut shard.core.partition, &mut shard.driver);
+    shard
+        .checkpointer
+        .step(partition, driver, now_ns, true, None);
+    shard.turns(20);
+    assert_eq!(
+        (shard.checkpointer.written, shard.checkpointer.failed()),
+        (0, true)
+    );
+}
+
 /// Two segments are copied and released; the machine stops before a checkpoint says so, and again when one has said it of the
 /// first: that one must still have the copies of the second replayed.
 #[test]

@@ -451,8 +451,14 @@ impl Checkpointer {
     /// A page or the header was written.
     pub(crate) fn written(&mut self, result: std::io::Result<usize>, now_ns: u64) {
         self.in_flight -= 1;
+        let whole = match self.stage {
+            Stage::Header => HEADER_BYTES,
+            _ => PAGE_BYTES,
+        };
         match result {
-            Ok(count) if count == PAGE_BYTES || count == HEADER_BYTES => {}
+            Ok(count) if count == whole => {}
+            // It was given up before.
+            Ok(_) if matches!(self.stage, Stage::Idle) => {}
             Ok(count) => {
                 self.fail(&format!("short write of {count} bytes"), now_ns);
             }

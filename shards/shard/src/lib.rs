@@ -61,6 +61,7 @@ mod scans;
 #[cfg(test)]
 mod scrub_tests;
 mod scrubber;
+mod settling;
 mod sleepers;
 mod space;
 mod space_counts;
@@ -79,6 +80,8 @@ mod token;
 pub mod turn;
 #[cfg(test)]
 mod turn_tests;
+#[cfg(test)]
+mod undurable_tests;
 #[cfg(test)]
 mod unreadable_tests;
 mod worth;

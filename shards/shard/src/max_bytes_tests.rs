@@ -5,7 +5,7 @@ use crate::test_driver::{TestDriver, put_policy};
 use crate::turn::Shard;
 
 /// Thirty records of this stream, and a few bytes of their headers and keys.
-const LIMIT: usize = 30 * (BODY + 100);
+pub(crate) const LIMIT: usize = 30 * (BODY + 100);
 
 /// The numbers of the keys that a scan, gets and histories show; they must agree.
 fn keys(shard: &mut Shard<TestDriver>, client: u64, of: std::ops::Range<usize>) -> Vec<usize> {

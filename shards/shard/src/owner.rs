@@ -113,6 +113,7 @@ impl<S> Core<S> {
                     limit: *limit as usize,
                     ended: Ended::default(),
                     depth: None,
+                    gate: 0,
                     wait_until_ns: *wait_until_ns,
                     set: RecordSet::new(self.log_number()),
                     at: Location::default(),
@@ -130,13 +131,14 @@ impl<S> Core<S> {
                 }
             },
             Ask::Streams => {
+                let durable_lsn = self.partition.log.durable_lsn();
                 let infos = self
                     .partition
                     .streams
                     .iter()
                     .map(|(_, s)| StreamInfo {
                         name: s.name.to_vec(),
-                        policy: s.policy.clone(),
+                        policy: s.durable_policy(durable_lsn).clone(),
                         records: s.records,
                         payload_bytes: s.payload_bytes,
                         keys: s.keys,
@@ -245,11 +247,8 @@ impl<S> Core<S> {
         let Some((stream, entry)) = found else {
             return self.answer(origin, 0, Answer::Refused(self.not_found()));
         };
-        let depth = self
-            .partition
-            .streams
-            .get(stream)
-            .and_then(|s| s.policy.history_depth);
+        let policy = self.partition.durable_policy(stream);
+        let depth = policy.and_then(|policy| policy.history_depth);
         let history = History {
             origin,
             key: key.to_vec(),

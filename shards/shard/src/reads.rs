@@ -59,6 +59,8 @@ pub struct Scan {
     pub ended: Ended,
     /// Versions of a key that are shown (policy).
     pub depth: Option<u32>,
+    /// The newest record that hides one of this page: it must be durable when the page is shown (0: all are).
+    pub gate: u64,
     pub wait_until_ns: u64,
     pub set: RecordSet,
     /// Where the batch with `next_lsn` is, or an earlier one of the same segment.

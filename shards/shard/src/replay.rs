@@ -183,7 +183,7 @@ impl Replay {
             } else if !counted {
                 partition.note_replaced(update.stream, before, &update.entry);
                 let bytes = update.bytes;
-                (partition.streams).hold(update.stream, update.entry.lsn, bytes);
+                (partition.streams).hold(update.stream, update.entry.lsn, bytes, u64::MAX);
                 partition.note_ended();
                 let was_live = before.is_some_and(|e| !e.tombstone);
                 let keys = i64::from(!update.entry.tombstone && !was_live)

@@ -165,7 +165,7 @@ fn a_scan_behind_a_crash_shows_once_what_was_being_copied() {
 }
 
 /// Records that were copied from segments which are still there.
-fn copies(shard: &Shard<TestDriver>) -> usize {
+fn copies(shard: &Shard<TestDriver>) -> u64 {
     shard.core.partition.copies.len()
 }
 

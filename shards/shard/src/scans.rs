@@ -3,6 +3,7 @@
 //! A page reads the log forward in large chunks, batch by batch, up to what was durable when it began. Recent batches
 //! come from memory. A scan that finds nothing and may wait is parked until its stream grows.
 
+use index::Entry;
 use wal::BLOCK_BYTES;
 use wal::Location;
 use wal::extension::Relocated;
@@ -28,11 +29,8 @@ impl<S> Core<S> {
         };
         scan.stream = id;
         scan.ended = self.partition.ended(id);
-        scan.depth = self
-            .partition
-            .streams
-            .get(id)
-            .and_then(|s| s.policy.history_depth);
+        let policy = self.partition.durable_policy(id);
+        scan.depth = policy.and_then(|policy| policy.history_depth);
         let last = self.partition.streams.get(id).map_or(0, |s| s.last_lsn);
         if scan.next_lsn > scan.upto_lsn || scan.next_lsn > last {
             // Nothing of this stream can be there; do not read the log to find that out.
@@ -232,7 +230,7 @@ impl<S> Core<S> {
             walked: scan.walked,
             more,
         };
-        self.answer(scan.origin, 0, answer);
+        self.answer(scan.origin, scan.gate, answer);
     }
 
     /// Parked scans whose stream may have grown, or whose time is up, go on.
@@ -277,12 +275,22 @@ impl Scan {
     }
 
     /// Whether the record is among the newest versions of its key that the policy shows.
-    fn is_kept(&self, partition: &Partition, record: &RecordView<'_>) -> bool {
+    fn is_kept(&mut self, partition: &Partition, record: &RecordView<'_>) -> bool {
         let Some(depth) = self.depth else { return true };
         let newest = partition
             .index
             .get(partition.digests.digest(self.stream, record.key));
-        newest.is_none_or(|newest| newest.version.saturating_sub(record.version) < depth)
+        let hides = |newest: &Entry| newest.version.saturating_sub(record.version) >= depth;
+        let Some(newest) = newest.filter(hides) else {
+            return true;
+        };
+        // A crash may take back what hides it, with the cursor behind it: the page waits. What comes never hides nothing.
+        let gate = partition.gate(newest.lsn);
+        if gate > 0 && partition.log.failed().is_some() {
+            return true;
+        }
+        self.gate = self.gate.max(gate);
+        false
     }
 
     /// Take what one batch has for this page and step behind it (or stay on it when the page is full inside).

@@ -20,8 +20,8 @@ const IDLE_NS: u64 = 1_000_000_000;
 
 /// The state of one shard's scrub.
 pub struct Scrubber {
-    /// 0 = off.
-    bytes_per_second: u64,
+    /// 0: it rests.
+    pub(crate) bytes_per_second: u64,
     chunk_bytes: usize,
     /// None while it is with the driver, or before it was needed.
     buffer: Option<Buffer>,

@@ -6,10 +6,10 @@ use crate::test_driver::{TestDriver, get, post, put_policy, shard};
 use crate::turn::Shard;
 
 pub(crate) const BODY: usize = 100 << 10;
-const TEXT: &str = "Content-Type: text/plain\r\n";
+pub(crate) const TEXT: &str = "Content-Type: text/plain\r\n";
 
 /// A body that says which one it is.
-fn body(key: usize, number: usize) -> Vec<u8> {
+pub(crate) fn body(key: usize, number: usize) -> Vec<u8> {
     let mut body = format!("{key}/{number};").into_bytes();
     body.resize(BODY, b'.');
     body

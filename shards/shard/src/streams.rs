@@ -13,6 +13,7 @@ use wire::Policy;
 
 use crate::dedup::{ChunkError, ChunkReader, ChunkWriter, Kind};
 use crate::held::Held;
+use crate::settling::Settling;
 
 /// Streams that a log has room for unless it is told otherwise.
 pub const STREAMS_MAX_DEFAULT: usize = 65_536;
@@ -24,6 +25,8 @@ pub struct Stream {
     pub name: Box<[u8]>,
     /// the last one set
     pub policy: Policy,
+    /// what it was, until the definition that changed it is durable
+    settling: Settling<Policy>,
     /// records appended, tombstones included
     pub records: u64,
     /// payload bytes of them
@@ -34,6 +37,14 @@ pub struct Stream {
     pub last_lsn: u64,
     /// what its limit in bytes has left of it
     pub held: Held,
+}
+
+impl Stream {
+    /// The policy that readers see: a definition that a crash may take back hides nothing yet.
+    #[inline]
+    pub fn durable_policy(&self, durable_lsn: u64) -> &Policy {
+        self.settling.durable(&self.policy, durable_lsn)
+    }
 }
 
 /// Why a stream was not defined.
@@ -121,7 +132,7 @@ impl Streams {
         self.streams.len() as u32 + 1
     }
 
-    /// Define stream `id` on behalf of a client, or set the policy of one that is there.
+    /// Define stream `id` on behalf of a client, or set the policy of one that is there. `lsn`: of the definition.
     ///
     /// # Errors
     /// [`StreamsError::Full`] when the bound is reached; the others when id and name contradict what was defined before.
@@ -131,11 +142,12 @@ impl Streams {
         name: &[u8],
         policy: Policy,
         lsn: u64,
+        durable_lsn: u64,
     ) -> Result<(), StreamsError> {
         if id == self.next_id() && self.streams.len() >= self.streams_max {
             return Err(StreamsError::Full(self.streams.len()));
         }
-        self.replay(id, name, policy, lsn)
+        self.set(id, name, policy, lsn, durable_lsn)
     }
 
     /// Take in a definition that the log holds. The bound does not apply: it may be smaller than that of the run which wrote it.
@@ -149,6 +161,19 @@ impl Streams {
         policy: Policy,
         lsn: u64,
     ) -> Result<(), StreamsError> {
+        self.set(id, name, policy, lsn, u64::MAX)
+    }
+
+    fn set(
+        &mut self,
+        id: u32,
+        name: &[u8],
+        mut policy: Policy,
+        lsn: u64,
+        durable_lsn: u64,
+    ) -> Result<(), StreamsError> {
+        // Earlier versions took it; the newest was there all the same.
+        policy.history_depth = policy.history_depth.map(|depth| depth.max(1));
         if name.len() > wire::STREAM_NAME_BYTES_MAX {
             return Err(StreamsError::Name(name.len()));
         }
@@ -164,6 +189,7 @@ impl Streams {
                 self.streams.push(Stream {
                     name,
                     policy: Policy::default(),
+                    settling: Settling::default(),
                     records: 0,
                     payload_bytes: 0,
                     keys: 0,
@@ -183,8 +209,9 @@ impl Streams {
         let stream = &mut self.streams[id as usize - 1];
         // A checkpoint may know a later one.
         if !stream.held.is_newer_than(lsn) {
-            stream.policy = policy;
-            self.ended_bytes += stream.held.define(lsn, limit);
+            let before = std::mem::replace(&mut stream.policy, policy);
+            stream.settling.changed(lsn, before, durable_lsn);
+            self.ended_bytes += stream.held.define(lsn, limit, durable_lsn);
         }
         Ok(())
     }
@@ -222,14 +249,14 @@ impl Streams {
 
     /// A record of `bytes` in the log counts towards its stream's limit; before `count` is told of it, and once like there.
     #[inline]
-    pub fn hold(&mut self, id: u32, lsn: u64, bytes: u64) {
+    pub fn hold(&mut self, id: u32, lsn: u64, bytes: u64, durable_lsn: u64) {
         let stream = &self.streams[id as usize - 1];
         if stream.policy.max_bytes.is_some()
             && lsn > stream.last_lsn
             && let Some(limit) = self.share_of(&stream.policy)
         {
             let held = &mut self.streams[id as usize - 1].held;
-            self.ended_bytes += held.count(lsn, bytes, limit);
+            self.ended_bytes += held.count(lsn, bytes, limit, durable_lsn);
         }
     }
 
@@ -358,8 +385,8 @@ mod tests {
     fn ids_are_dense_and_names_are_found() {
         let mut streams = Streams::new(10, 1);
         assert_eq!((streams.next_id(), streams.lookup(b"a")), (1, None));
-        streams.define(1, b"a", policy(1), 0).unwrap();
-        streams.define(2, b"b", policy(2), 0).unwrap();
+        streams.define(1, b"a", policy(1), 0, u64::MAX).unwrap();
+        streams.define(2, b"b", policy(2), 0, u64::MAX).unwrap();
         assert_eq!(
             (
                 streams.lookup(b"a"),
@@ -370,7 +397,7 @@ mod tests {
         );
         assert_eq!((streams.get(0), streams.get(3)), (None, None));
         assert_eq!(streams.get(2).unwrap().policy, policy(2));
-        streams.define(1, b"a", policy(7), 0).unwrap();
+        streams.define(1, b"a", policy(7), 0, u64::MAX).unwrap();
         assert_eq!(
             streams.get(1).unwrap().policy,
             policy(7),
@@ -388,31 +415,31 @@ mod tests {
     #[test]
     fn what_no_log_says_is_refused() {
         let mut streams = Streams::new(10, 1);
-        streams.define(1, b"a", policy(1), 0).unwrap();
-        streams.define(2, b"b", policy(1), 0).unwrap();
+        streams.define(1, b"a", policy(1), 0, u64::MAX).unwrap();
+        streams.define(2, b"b", policy(1), 0, u64::MAX).unwrap();
         let before = streams.streams.clone();
         assert!(matches!(
-            streams.define(2, b"a", policy(2), 0),
+            streams.define(2, b"a", policy(2), 0, u64::MAX),
             Err(StreamsError::Contradicts { .. })
         ));
         assert!(matches!(
-            streams.define(1, b"c", policy(2), 0),
+            streams.define(1, b"c", policy(2), 0, u64::MAX),
             Err(StreamsError::Contradicts { .. })
         ));
         assert!(matches!(
-            streams.define(3, b"a", policy(2), 0),
+            streams.define(3, b"a", policy(2), 0, u64::MAX),
             Err(StreamsError::Contradicts { .. })
         ));
         assert!(matches!(
-            streams.define(0, b"z", policy(2), 0),
+            streams.define(0, b"z", policy(2), 0, u64::MAX),
             Err(StreamsError::Contradicts { .. })
         ));
         assert_eq!(
-            streams.define(4, b"d", policy(2), 0),
+            streams.define(4, b"d", policy(2), 0, u64::MAX),
             Err(StreamsError::Skipped { id: 4, expected: 3 })
         );
         assert_eq!(
-            streams.define(3, &[b'x'; 129], policy(2), 0),
+            streams.define(3, &[b'x'; 129], policy(2), 0, u64::MAX),
             Err(StreamsError::Name(129))
         );
         assert_eq!(streams.streams, before);
@@ -421,12 +448,12 @@ mod tests {
     #[test]
     fn the_bound_holds_for_clients_and_not_for_the_log() {
         let mut streams = Streams::new(1, 1);
-        streams.define(1, b"a", policy(1), 0).unwrap();
+        streams.define(1, b"a", policy(1), 0, u64::MAX).unwrap();
         assert_eq!(
-            streams.define(2, b"b", policy(1), 0),
+            streams.define(2, b"b", policy(1), 0, u64::MAX),
             Err(StreamsError::Full(1))
         );
-        streams.define(1, b"a", policy(2), 0).unwrap();
+        streams.define(1, b"a", policy(2), 0, u64::MAX).unwrap();
         streams.replay(2, b"b", policy(1), 0).unwrap();
         assert_eq!(streams.len(), 2);
     }
@@ -434,7 +461,7 @@ mod tests {
     #[test]
     fn a_record_is_counted_once() {
         let mut streams = Streams::new(10, 1);
-        streams.define(1, b"a", policy(1), 0).unwrap();
+        streams.define(1, b"a", policy(1), 0, u64::MAX).unwrap();
         streams.count(1, 3, 30, 2, 13);
         streams.count(1, 1, 10, 1, 12);
         streams.count(1, 1, 0, -1, 14);
@@ -453,7 +480,7 @@ mod tests {
     #[test]
     fn import_refuses_every_cut() {
         let mut streams = Streams::new(10, 1);
-        streams.define(1, b"a", policy(1), 0).unwrap();
+        streams.define(1, b"a", policy(1), 0, u64::MAX).unwrap();
         let mut chunk = Vec::new();
         assert_eq!(streams.export(0, 1000, &mut chunk), None);
         for length in 0..chunk.len() {
@@ -485,7 +512,7 @@ mod tests {
             };
             let apply = |streams: &mut Streams, (number, id, name, depth, keys): (usize, u32, &str, u32, i64)| {
                 streams.replay(id, name.as_bytes(), policy(depth), number as u64 + 1).unwrap();
-                streams.hold(id, number as u64 + 1, 100 + u64::from(depth));
+                streams.hold(id, number as u64 + 1, 100 + u64::from(depth), u64::MAX);
                 streams.count(id, 1, depth.into(), keys, number as u64 + 1);
             };
             for (number, (name, depth, keys)) in steps.into_iter().enumerate() {

@@ -46,6 +46,8 @@ pub struct TestDriver {
     pub fail_writes: bool,
     /// Writes of checkpoints fail.
     pub fail_checkpoints: bool,
+    /// Writes of checkpoints longer than this end here.
+    pub checkpoint_write_bytes_max: usize,
     /// Segments cannot be made, for this reason.
     pub fail_segments: Option<io::ErrorKind>,
     /// With so many files the disk is full: those that are there can be used again.
@@ -74,6 +76,7 @@ impl TestDriver {
             hold_reads: false,
             fail_writes: false,
             fail_checkpoints: false,
+            checkpoint_write_bytes_max: usize::MAX,
             fail_segments: None,
             files_max: usize::MAX,
             clock_off_us: 0,
@@ -207,10 +210,10 @@ impl Driver for TestDriver {
     ) {
         let result = match self.fail_checkpoints {
             true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(range.len()),
+            false => Ok(range.len().min(self.checkpoint_write_bytes_max)),
         };
-        if result.is_ok() {
-            self.store(file, offset, &buffer[range]);
+        if let Ok(count) = result {
+            self.store(file, offset, &buffer[range][..count]);
         }
         self.events.push(Event::Written { token, result });
     }

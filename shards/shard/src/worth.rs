@@ -8,6 +8,7 @@ use index::{Digest, Entry};
 use wal::extension::{self, Relocated};
 use wal::record::{Kind, NewRecord, RecordView};
 use wal::{Link, Location};
+use wire::Policy;
 
 use crate::log::{Blocked, Claim};
 use crate::partition::Partition;
@@ -90,24 +91,34 @@ impl Partition {
 
     /// Records of a stream that are older than this are not served (policy max_age_seconds, decided by log time).
     fn oldest_us(&self, stream: u32) -> u64 {
-        let age = self
-            .streams
-            .get(stream)
-            .and_then(|s| s.policy.max_age_seconds);
-        age.map_or(0, |s| {
+        let policy = self.durable_policy(stream);
+        policy.and_then(|p| p.max_age_seconds).map_or(0, |s| {
             self.log
                 .log_time_us()
                 .saturating_sub(s.saturating_mul(1_000_000))
         })
     }
 
-    /// Which records of a stream are ended by its policy.
+    /// What a stream shows, and what is kept of it: nothing goes by a definition that a crash may take back.
+    #[inline]
+    pub fn durable_policy(&self, stream: u32) -> Option<&Policy> {
+        let stream = self.streams.get(stream)?;
+        Some(stream.durable_policy(self.log.durable_lsn()))
+    }
+
+    /// Which records of a stream are ended by its policy, and by what is durable.
     #[inline]
     pub fn ended(&self, stream: u32) -> Ended {
         Ended {
             before_us: self.oldest_us(stream),
-            below_lsn: self.streams.get(stream).map_or(0, |s| s.held.below()),
+            below_lsn: self.ended_below(stream),
         }
+    }
+
+    fn ended_below(&self, stream: u32) -> u64 {
+        let durable_lsn = self.log.durable_lsn();
+        let stream = self.streams.get(stream);
+        stream.map_or(0, |s| s.held.durably_below(durable_lsn))
     }
 
     /// Versions of a key and seconds that a stream with records shows.
@@ -187,10 +198,10 @@ impl Partition {
         if !matches!(record.kind, Kind::Put | Kind::Tombstone) {
             return Worth::Dead;
         }
-        let Some(stream) = self.streams.get(record.stream) else {
+        let Some(policy) = self.durable_policy(record.stream) else {
             return Worth::Unknown;
         };
-        let depth = stream.policy.history_depth.map(|depth| depth.max(1));
+        let depth = policy.history_depth;
         let expired = self.ended(record.stream).has(record);
         let Some(newest) = newest.entry else {
             // Only what has expired is taken out of the index.
@@ -296,8 +307,8 @@ impl Partition {
     }
 
     /// Append a record once more, as it is, and let the index name the copy. `link`: of an older version, the lsn that the next
-    /// version's link names it by; 0: it is the newest of its key. Gives the copy's lsn and length.
-    pub fn relocate(&mut self, record: &RecordView<'_>, link: u64) -> Result<(u64, u64), Blocked> {
+    /// version's link names it by; 0: it is the newest of its key. Gives the copy's length.
+    pub fn relocate(&mut self, record: &RecordView<'_>, link: u64) -> Result<u64, Blocked> {
         let before = Relocated::of(record.extensions);
         let mut extensions = Vec::new();
         for (kind, bytes) in extension::iter(record.extensions) {
@@ -362,13 +373,14 @@ impl Partition {
         if link == 0 {
             self.copies.insert(record.lsn);
         }
-        Ok((appended.lsn, copied))
+        Ok(copied)
     }
 
     /// Some stream shows older versions of a key, which only links name.
     pub fn shows_older_versions(&self) -> bool {
-        let mut all = self.streams.iter();
-        all.any(|(_, s)| s.policy.history_depth.is_none_or(|depth| depth > 1))
+        let durable_lsn = self.log.durable_lsn();
+        let mut policies = (self.streams.iter()).map(|(_, s)| s.durable_policy(durable_lsn));
+        policies.any(|policy| policy.history_depth.is_none_or(|depth| depth > 1))
     }
 
     /// The oldest segment is released: nothing in it is worth anything.
@@ -383,12 +395,14 @@ impl Partition {
     /// Everything before this lsn is ended by its stream's limit in bytes, where every stream has one.
     pub fn all_ended_below(&self) -> u64 {
         let all = self.streams.iter().filter(|(_, s)| s.records > 0);
-        all.map(|(_, s)| s.held.below()).min().unwrap_or(0)
+        all.map(|(id, _)| self.ended_below(id)).min().unwrap_or(0)
     }
 
     /// The largest age, where every stream has one: what is older than that is dead, whatever it is.
     pub fn all_older_than_us(&self) -> Option<u64> {
-        let ages = self.streams.iter().map(|(_, s)| s.policy.max_age_seconds);
+        let durable_lsn = self.log.durable_lsn();
+        let policies = (self.streams.iter()).map(|(_, s)| s.durable_policy(durable_lsn));
+        let ages = policies.map(|policy| policy.max_age_seconds);
         let largest = ages.reduce(|a, b| Some(a?.max(b?)))??;
         Some(
             self.log

@@ -182,8 +182,9 @@ impl Partition {
                 log_time_us,
             );
             self.note_replaced(stream, before, &entry);
+            let durable_lsn = self.log.durable_lsn();
             self.streams
-                .hold(stream, appended.lsn, appended.bytes.into());
+                .hold(stream, appended.lsn, appended.bytes.into(), durable_lsn);
             let was_live = before.is_some_and(|e| self.is_live(&e));
             born += i64::from(!record.tombstone && !was_live);
             died += i64::from(record.tombstone && was_live);

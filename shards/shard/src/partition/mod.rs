@@ -228,8 +228,9 @@ impl Partition {
 
     fn define_stream(&mut self, id: u32, name: &[u8], policy: &Policy) -> Result<u64, NotAppended> {
         let before = self.shown(id);
+        let (lsn, durable_lsn) = (self.log.next_lsn(), self.log.durable_lsn());
         self.streams
-            .define(id, name, policy.clone(), self.log.next_lsn())
+            .define(id, name, policy.clone(), lsn, durable_lsn)
             .map_err(|e| NotAppended::Refused(refuse(Code::Overloaded, e.to_string())))?;
         self.note_policy(id, before);
         let json = serde_json::to_vec(policy).expect("a policy is plain data");

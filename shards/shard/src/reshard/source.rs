@@ -222,7 +222,7 @@ impl Source {
         }
         let payload_bytes = record.payload.len() as u64;
         self.streams
-            .hold(record.stream, record.lsn, record.bytes as u64);
+            .hold(record.stream, record.lsn, record.bytes as u64, u64::MAX);
         self.streams
             .count(record.stream, 1, payload_bytes, 0, record.lsn);
         self.requests

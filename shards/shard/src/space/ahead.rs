@@ -91,7 +91,7 @@ impl<D: Driver> Shard<D> {
             walk.lose(walk.end_lsn);
         }
         if walk.next_lsn >= walk.end_lsn {
-            return self.settle(walk);
+            return self.walked(walk);
         }
         let wanted = self.chunk_at(&walk, walk.offset);
         match self.space.ahead.arrived.take() {

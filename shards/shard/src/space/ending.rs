@@ -32,9 +32,16 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Everything of the segment that is worth it has a copy: once they are durable it is released.
+    /// Everything of the segment has been looked at. It is released once all is durable that the log holds by now: the copies,
+    /// and what the rest of it was found dead by. A crash that takes that back brings back what readers have passed over.
+    pub(super) fn walked(&mut self, mut walk: Walk) {
+        walk.settled_lsn = self.core.partition.log.next_lsn() - 1;
+        self.settle(walk);
+    }
+
+    /// Whether that is so.
     pub(super) fn settle(&mut self, walk: Walk) {
-        if self.core.partition.log.durable_lsn() < walk.last_copy_lsn {
+        if self.core.partition.log.durable_lsn() < walk.settled_lsn {
             self.space.stage = Stage::Settle(walk);
             return;
         }

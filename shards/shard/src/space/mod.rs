@@ -63,7 +63,8 @@ struct Walk {
     next_lsn: u64,
     end_lsn: u64,
     found: Found,
-    last_copy_lsn: u64,
+    /// The end of the log when all had been looked at.
+    settled_lsn: u64,
     /// Length of the last read.
     chunk: u32,
     /// (first, last) lsn of what does not verify.
@@ -368,7 +369,7 @@ impl<D: Driver> Shard<D> {
             next_lsn: oldest.first_lsn,
             end_lsn: second.first_lsn,
             found: Found::default(),
-            last_copy_lsn: 0,
+            settled_lsn: 0,
             chunk: 0,
             unreadable: Vec::new(),
         };

@@ -81,7 +81,7 @@ impl<D: Driver> Shard<D> {
             }
         }
         self.space.ahead.free(buffer);
-        self.settle(walk);
+        self.walked(walk);
     }
 
     /// The records of one batch from `walk.next_lsn` on. False: stopped inside, for want of budget or room.
@@ -154,8 +154,7 @@ impl<D: Driver> Shard<D> {
             }
             Some(_) if self.space.copy_bytes == 0 => return Ok(false),
             Some(link) => match partition.relocate(record, link) {
-                Ok((lsn, bytes)) => {
-                    walk.last_copy_lsn = lsn;
+                Ok(bytes) => {
                     walk.found.copied += length;
                     self.space.relocated_bytes += bytes;
                     self.space.relocated_records += 1;
