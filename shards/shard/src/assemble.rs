@@ -84,9 +84,11 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
             format!("shard {shard}: no memory for the {what}: {e}"),
         )
     };
+    // A restart from a checkpoint meets keys that had left the index since, beside those that took their places: the table has
+    // room for more than the plan, and whoever adds keys asks the plan.
     let index_buckets = (plan.index_bytes as usize / size_of::<index::Bucket>()).max(64);
     let index = Index::new(IndexMemory(
-        Region::reserve(index_buckets).map_err(|e| no_memory("index", e))?,
+        Region::reserve(2 * index_buckets).map_err(|e| no_memory("index", e))?,
     ));
     let cache_memory = CacheMemory(
         Region::reserve((plan.cache_bytes as usize).max(1))
@@ -99,6 +101,8 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         ReadCache::new(cache_memory),
         Limits {
             shards: shared.logs.len() as u64,
+            index_keys: plan.index_keys,
+            index_keys_for_data: plan.index_keys_for_data,
             streams_max: crate::streams::STREAMS_MAX_DEFAULT,
             producers: ProducerLimits {
                 producers_max: PRODUCERS_MAX,

@@ -111,6 +111,49 @@ fn a_disk_full_of_live_records_takes_deletes_and_then_writes_again() {
     }
 }
 
+/// Copies of small records are longer by half, and random deletes leave something alive in every segment.
+#[test]
+fn a_disk_full_of_small_records_takes_deletes_and_then_writes_again() {
+    let (mut shard, client) = tight(r#"{"history_depth":1}"#);
+    let batch = |from: usize| -> Vec<u8> {
+        let lines: String = (from..from + 1_000)
+            .map(|key| format!("{{\"key\":\"k{key}\",\"value\":{key}}}\n"))
+            .collect();
+        format!("POST /v1/streams/s/records HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{lines}", lines.len()).into_bytes()
+    };
+    let mut keys = 0;
+    while status(&mut shard, client, batch(keys)) == 200 {
+        keys += 1_000;
+        assert!(keys < 1_000_000, "the disk does not fill up");
+    }
+    for key in (0..keys).step_by(keys / 20) {
+        let mut answer = delete(&mut shard, client, key);
+        for _ in 0..50 {
+            if answer != 507 {
+                break;
+            }
+            shard.turns(50);
+            answer = delete(&mut shard, client, key);
+        }
+        assert_eq!(answer, 204, "k{key}");
+    }
+    let log = &shard.core.partition.log;
+    let (oldest, next) = log.oldest_sealed().expect("segments are full");
+    assert!(log.fits_copies_of(&oldest, &next), "a walk could not end");
+    shard.driver.pass_seconds(1_000);
+    let answer = status(
+        &mut shard,
+        client,
+        put_policy("s", r#"{"history_depth":1,"max_age_seconds":100}"#),
+    );
+    assert!((200..300).contains(&answer), "{answer}: a policy is taken");
+    let taken = (0..2_000).any(|_| {
+        shard.turns(50);
+        status(&mut shard, client, batch(keys)) == 200
+    });
+    assert!(taken, "the disk stays full");
+}
+
 #[test]
 fn a_disk_that_gets_room_again_is_as_before() {
     let (mut shard, client) = tight("{}");

@@ -34,8 +34,12 @@ pub struct Plan {
     pub recv_buffer_bytes: u32,
     /// Read cache.
     pub cache_bytes: u64,
-    /// Address space of the index.
+    /// What the index may come to.
     pub index_bytes: u64,
+    /// Keys that it has room for then.
+    pub index_keys: u64,
+    /// Keys above which new ones are refused.
+    pub index_keys_for_data: u64,
     /// All connections at rest.
     pub connection_bytes: u64,
     /// Retry windows.
@@ -67,6 +71,11 @@ const DEDUP_BYTES: u64 = 64 << 20;
 pub const UNSENT_BYTES_TOTAL: u64 = 128 << 20;
 /// Unparsed requests of all connections of a shard, above which large ones are refused.
 pub const UNPARSED_BYTES_TOTAL: u64 = 64 << 20;
+/// What a key takes of the index, at most.
+const INDEX_KEY_BYTES: u64 = 40;
+/// So much of the index's room is kept for copies of older versions, which need places of their own: where new keys have taken
+/// all of it, compaction could free nothing any more, not even what would give places back.
+const INDEX_KEYS_KEPT_SHARE: u64 = 16;
 /// Index memory is address space until keys come; this much is the least that is worth starting with.
 const INDEX_BYTES_LEAST: u64 = 16 << 20;
 
@@ -114,6 +123,8 @@ impl Plan {
                 least,
             });
         }
+        let index_keys = index_bytes / INDEX_KEY_BYTES;
+        let index_keys_for_data = index_keys - index_keys / INDEX_KEYS_KEPT_SHARE;
         let lines = vec![
             // Batches being filled, in flight, and kept for reads of recent records.
             (
@@ -152,9 +163,9 @@ impl Plan {
             // Answers of producers and Idempotency-Keys.
             ("retry windows".into(), DEDUP_BYTES),
             ("read cache".into(), cache_bytes),
-            // 40 bytes a key, committed as keys come.
+            // Committed as keys come.
             (
-                format!("index (room for {} keys)", index_bytes / 40),
+                format!("index (room for {index_keys_for_data} keys)"),
                 index_bytes,
             ),
         ];
@@ -165,6 +176,8 @@ impl Plan {
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             cache_bytes,
             index_bytes,
+            index_keys,
+            index_keys_for_data,
             connection_bytes: connections,
             dedup_bytes: DEDUP_BYTES,
             lines,

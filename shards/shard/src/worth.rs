@@ -335,7 +335,7 @@ impl Partition {
             0 => self.digests.digest(record.stream, record.key),
             _ => self.digests.forward(link),
         };
-        if self.index.len() >= self.index.capacity_keys() && self.index.get(digest).is_none() {
+        if self.index.len() >= self.limits.index_keys && self.index.get(digest).is_none() {
             return Err(Blocked::Index);
         }
         self.log.make_room(bytes, bytes, Claim::Copy)?;

@@ -16,7 +16,7 @@ use shard::core::{Bounds, Shared};
 use shard::driver::{FileId, LogFiles};
 use shard::mailbox;
 use shard::plan::{Plan, PlanInput};
-use shard::recover::{RecoverConfig, RecoverError, Recovered, SparePolicy};
+use shard::recover::{RecoverConfig, Recovered, SparePolicy};
 use shard::turn::{Pace, Shard};
 use uring::BufferPool;
 use wal::LogIdentity;
@@ -251,7 +251,7 @@ impl Host {
                     self.shards.clear();
                     return Opened::Crashed;
                 }
-                Err(error @ (RecoverError::Damage(_) | RecoverError::Io { .. })) => {
+                Err(error) => {
                     self.shards.clear();
                     return Opened::Stopped(error.to_string());
                 }

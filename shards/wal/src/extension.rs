@@ -15,8 +15,8 @@ pub const PRODUCER: u16 = 2;
 pub const IDEMPOTENCY: u16 = 3;
 // reserved, see FORMAT.md: not-before 16, expiry 17, running total 18, claim 19, origin 20, trace context 21, skip pointer 22
 
-/// Type and length.
-const HEAD_BYTES: usize = 4;
+/// Type and length, before a block's content.
+pub const HEAD_BYTES: usize = 4;
 
 /// Bytes that a block with `length` bytes of content takes in the area.
 pub const fn encoded_bytes(length: usize) -> usize {

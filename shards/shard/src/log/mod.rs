@@ -25,6 +25,7 @@ use crate::profile::LARGE_WRITES_IN_FLIGHT;
 use crate::token::Token;
 
 pub use room::Claim;
+use room::densest;
 use segments::ready;
 pub use segments::segment_header;
 pub use spares::SparePolicy;
@@ -148,6 +149,8 @@ pub struct Log {
     no_segment: Option<std::io::Error>,
     /// An append was refused for that, and nothing has made room since.
     refused: bool,
+    /// The most records in one of the segments before the open one.
+    densest_records: u64,
     checkpoint_bytes: u64,
     pub bytes_written: u64,
     /// Of what was sealed: headers and padding.
@@ -211,6 +214,7 @@ impl Log {
             "the chain continues in the last segment"
         );
         let ready = ready(&current, start.segment_bytes);
+        let segments = start.segments.into();
         let durable = start.chain.next_lsn - 1;
         let unit_bytes_max =
             wal::writer::unit_bytes_max(start.segment_bytes as usize, pool.bytes_each());
@@ -227,7 +231,8 @@ impl Log {
             window: VecDeque::new(),
             queued: 0,
             in_flight: 0,
-            segments: start.segments.into(),
+            densest_records: densest(&segments),
+            segments,
             segment_bytes: start.segment_bytes,
             segments_ahead: start.segments_ahead,
             next_slot: start.next_slot,
@@ -362,6 +367,7 @@ impl Log {
             );
             s.first_lsn = first_lsn;
             s.first_time_us = self.log_time_us;
+            self.densest_records = self.densest_records.max(densest(&self.segments));
         }
         self.window.push_back(Frozen {
             batch,

@@ -2,14 +2,31 @@
 //!
 //! Space comes back only through the log itself: compaction copies what is alive of the oldest segment, a tombstone or a
 //! policy says what is dead. A log whose last block is taken by new data could do neither, and would be full for ever. So
-//! once no new segment file can be made, new data is refused while there is still room for one segment's worth of copies.
+//! once no new segment file can be made, new data is refused while there is still room for one segment's worth of copies. A copy
+//! says where it comes from: of small records they are longer by half.
 
+use std::collections::VecDeque;
+
+use wal::extension::{HEAD_BYTES, Relocated};
 use wal::{BATCH_HEADER_BYTES, BLOCK_BYTES};
 
-use super::{Blocked, Line, Log};
+use super::{Blocked, Line, Log, SegmentFile};
 
 /// A unit takes at most so many of the batch buffers: the rest may be on their way to the device.
 const UNIT_BUFFERS: (usize, usize) = (3, 4);
+
+/// A copy is longer by this extension, where the record itself is none.
+const COPY_ADDS_BYTES: u64 = (HEAD_BYTES + Relocated::BYTES).next_multiple_of(8) as u64;
+
+/// The most records that one segment holds of those that are complete.
+pub(super) fn densest(segments: &VecDeque<SegmentFile>) -> u64 {
+    let firsts = segments.iter().map(|s| s.first_lsn).filter(|lsn| *lsn != 0);
+    let pairs = firsts.clone().zip(firsts.skip(1));
+    pairs
+        .map(|(first, next)| next.saturating_sub(first))
+        .max()
+        .unwrap_or(0)
+}
 
 /// Whom an append is for. Where no new segment can be made, the last room is kept for what makes space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,14 +148,24 @@ impl Log {
         self.refused || self.is_kept(self.pool.bytes_each(), Claim::Data)
     }
 
-    /// Bytes of the log that `claim` may not take: a whole segment's records may be alive, and copies of them lie less
-    /// densely.
+    /// Bytes of the log that `claim` may not take: a whole segment's records may be alive, and copies of them are longer and
+    /// lie less densely.
     fn kept_bytes(&self, claim: Claim) -> u64 {
+        let open = self.segments.iter().rfind(|s| s.first_lsn != 0);
+        let records = open.map_or(0, |open| self.next_lsn() - open.first_lsn);
+        let copies = self.segment_bytes + self.densest_records.max(records) * COPY_ADDS_BYTES;
         match claim {
-            Claim::Data => self.segment_bytes + self.segment_bytes / 8,
-            Claim::Freeing => self.segment_bytes + self.segment_bytes / 16,
+            Claim::Data => copies + self.segment_bytes / 8,
+            Claim::Freeing => copies + self.segment_bytes / 16,
             Claim::Copy => 0,
         }
+    }
+
+    /// Whether copies of all that two neighbouring segments say that the first one holds find room: one that is walked half way
+    /// on a full disk has taken room and given none.
+    pub fn fits_copies_of(&self, oldest: &SegmentFile, next: &SegmentFile) -> bool {
+        let records = next.first_lsn.saturating_sub(oldest.first_lsn);
+        self.writer.bytes_left() >= self.segment_bytes + records * COPY_ADDS_BYTES
     }
 
     fn is_kept(&self, bytes: usize, claim: Claim) -> bool {

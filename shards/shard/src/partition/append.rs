@@ -63,8 +63,9 @@ impl Partition {
         if conditional {
             self.check_conditions(unit)?;
         }
-        if self.index.len() + u64::from(unit.count) > self.index.capacity_keys()
-            && self.new_keys() > self.index.capacity_keys() - self.index.len()
+        let keys_max = self.limits.index_keys_for_data;
+        if self.index.len() + u64::from(unit.count) > keys_max
+            && self.new_keys() > keys_max.saturating_sub(self.index.len())
         {
             let message = format!(
                 "the index of this shard is full at {} keys: give pinion more with --memory, or use more shards",

@@ -109,6 +109,9 @@ pub struct Limits {
     pub keys: KeyLimits,
     /// Shards that share a stream's bytes.
     pub shards: u64,
+    /// Keys that the memory plan has room for in the index, and above how many new ones are refused.
+    pub index_keys: u64,
+    pub index_keys_for_data: u64,
     /// How long an Idempotency-Key is remembered where the stream's policy does not say.
     pub dedup_window_seconds: u64,
 }
@@ -124,7 +127,7 @@ pub struct Partition {
     /// What earlier logs left; empty unless the number of shards was changed.
     pub carried: Carried,
     pub cache: ReadCache<CacheMemory>,
-    limits: Limits,
+    pub limits: Limits,
     /// Digests of the unit at hand.
     scratch: Vec<Digest>,
     extensions: Vec<u8>,

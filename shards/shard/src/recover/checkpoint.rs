@@ -1,5 +1,6 @@
 //! The newest checkpoint that verifies, loaded page by page.
 
+use index::IndexError;
 use index::checkpoint::{self, CheckpointHeader, Page, Section};
 use uring::Buffer;
 
@@ -43,6 +44,8 @@ impl<D: Driver> Shard<D> {
                     self.checkpointer.loaded(&header, file, files);
                     return Ok(Some(header));
                 }
+                // The next one would not fit either.
+                Err(error @ RecoverError::IndexFull { .. }) => return Err(error),
                 Err(error) => {
                     tracing::warn!(
                         log = config.identity.number,
@@ -109,10 +112,8 @@ impl<D: Driver> Shard<D> {
         match checkpoint::decode_page(header, page, bytes).map_err(|e| damage(e.to_string()))? {
             Page::Entries(entries) => {
                 for (digest, entry) in entries {
-                    partition
-                        .index
-                        .put(digest, entry)
-                        .map_err(|e| damage(e.to_string()))?;
+                    let put = partition.index.put(digest, entry);
+                    put.map_err(|IndexError::Full { keys }| RecoverError::IndexFull { keys })?;
                 }
             }
             Page::Bytes(Section::Streams, chunk) => partition

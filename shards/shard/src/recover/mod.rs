@@ -12,6 +12,7 @@ mod wipe;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use index::IndexError;
 use uring::Buffer;
 use wal::LogIdentity;
 use wal::chain::ChainPoint;
@@ -23,7 +24,7 @@ use crate::driver::{Driver, LogFiles};
 pub use crate::log::SparePolicy;
 use crate::log::{Log, LogStart, SegmentFile};
 use crate::partition::SpaceCounts;
-use crate::replay::Replay;
+use crate::replay::{Replay, ReplayError};
 use crate::turn::Shard;
 
 use reads::Loaded;
@@ -84,6 +85,14 @@ pub enum RecoverError {
     /// The bytes are not what was acked.
     #[error("{0}")]
     Damage(String),
+    /// Nothing is damaged.
+    #[error(
+        "the log has more keys than --memory leaves room for in the index ({keys} so far): start with the memory that it was run with, or more"
+    )]
+    IndexFull {
+        /// Keys that found room.
+        keys: u64,
+    },
     /// The device or the file system refused.
     #[error("reading {what} failed: {error}")]
     Io {
@@ -280,6 +289,13 @@ impl<D: Driver> Shard<D> {
         if !partition.copies.is_empty() {
             self.space.goes_on(replayed_from);
         }
+        let (keys, planned) = (partition.index.len(), partition.limits.index_keys);
+        if keys > planned {
+            tracing::warn!(
+                shard = self.core.id,
+                "the index holds {keys} keys, and the memory plan has room for {planned}: new ones are refused until compaction has let go of those that have ended; --memory gives it more"
+            );
+        }
         report.records = replay.records;
         report.durable_lsn = at.next_lsn - 1;
         report.seconds = (self.driver.now().monotonic_ns - started) as f64 / 1e9;
@@ -314,6 +330,9 @@ impl<D: Driver> Shard<D> {
         );
         match failed {
             None => Ok(walked),
+            Some(ReplayError::Index(IndexError::Full { keys })) => {
+                Err(RecoverError::IndexFull { keys })
+            }
             Some(error) => Err(RecoverError::Damage(format!(
                 "log {} segment {number}: {error}",
                 identity.number

@@ -307,7 +307,7 @@ impl<D: Driver> Shard<D> {
 
     fn is_space_wanted(&self) -> bool {
         let partition = &self.core.partition;
-        let Some((_, second)) = partition.log.oldest_sealed() else {
+        let Some((first, second)) = partition.log.oldest_sealed() else {
             return false;
         };
         if self.space.began.is_some() || self.space.amplification_percent == 0 {
@@ -316,12 +316,18 @@ impl<D: Driver> Shard<D> {
         let counts = &partition.space;
         // Each copy of an older version takes a place in the index: that is paid for what is dead, not for packing.
         let idle_bytes = (!partition.shows_older_versions()).then(|| self.idle_bytes_ahead());
+        // A walk that stops half way for want of room has taken some and given none: begun where copies of all fit, or where
+        // most is dead anyway.
+        let may_copy = !partition.log.is_tight()
+            || partition.log.fits_copies_of(&first, &second)
+            || 2 * counts.dead_bytes >= counts.record_bytes;
         // Where the disk is full all is worth the work that lets more be said than was kept for saying it.
         let tight = partition.log.is_tight()
             && counts.dead_bytes >= partition.log.segment_bytes() / TIGHT_SEGMENT_SHARE;
-        tight
-            || counts.looks
-            || counts.is_too_much(idle_bytes, self.space.amplification_percent)
+        may_copy
+            && (tight
+                || counts.looks
+                || counts.is_too_much(idle_bytes, self.space.amplification_percent))
             || partition
                 .all_older_than_us()
                 .is_some_and(|oldest_us| second.first_time_us < oldest_us)
