@@ -270,9 +270,13 @@ async fn read_log(
     };
     let numbers = || live.iter().map(|segment| segment.header.segment);
     let gap = (released + 1..at.segment).find(|number| !numbers().any(|there| there == *number));
-    if let Some(number) = gap.filter(|_| released > 0) {
+    if let Some(number) = gap {
         survey.verdict = missing(format!(
-            "segment {number} is missing: segments up to {released} were released, this one was not"
+            "segment {number} is missing: a checkpoint says that {}, this one was not",
+            match released {
+                0 => "none was released yet".to_owned(),
+                _ => format!("segments up to {released} were released"),
+            }
         ));
     } else if first_segment > at.segment {
         survey.verdict = missing(format!(
@@ -384,6 +388,10 @@ async fn read_log(
     let Some((number, end, stop)) = ended else {
         return Ok(());
     };
+    // Where what came first is missing there is nothing to cut behind.
+    if survey.verdict != Verdict::Whole {
+        return Ok(());
+    }
 
     survey.cut = Some(CutPoint {
         file: survey.segments[number].file.clone(),

@@ -462,7 +462,7 @@ fn released_segments_are_spare_and_a_gap_behind_them_is_damage() {
 #[test]
 fn a_log_that_starts_late_is_entered_where_a_checkpoint_enters_it() {
     let fixture = Fixture::new(40);
-    fixture.checkpoint("checkpoint-a", 5);
+    fixture.checkpoint_released("checkpoint-a", 5, 1);
     std::fs::remove_file(fixture.path().join("log-00000000/segment-00000000.seg"))
         .expect("a segment");
     let survey = fixture.survey();
