@@ -115,13 +115,16 @@ pub fn records(
     }
 }
 
-/// One server-sent event per record; the cursor of the whole page is the id of each, so that a reconnect repeats at most a page.
+/// One server-sent event per record. The cursor behind all of them is the id of the last: who loses the connection before that
+/// is sent these events again, and none is left out.
 pub fn events(out: &mut Vec<u8>, sets: &[RecordSet], cursor: &Cursor) {
     let mut line = Vec::new();
-    for record in sets.iter().flat_map(RecordSet::iter) {
+    let mut records = sets.iter().flat_map(RecordSet::iter).peekable();
+    while let Some(record) = records.next() {
         line.clear();
         ndjson::write_record(&mut line, &record);
-        http::reply::event(out, cursor, line.trim_ascii_end());
+        let id = records.peek().is_none().then_some(cursor);
+        http::reply::event(out, id, line.trim_ascii_end());
     }
     if sets.is_empty() {
         // A comment line keeps proxies from closing a quiet stream.

@@ -137,7 +137,7 @@ fn reads() {
     check(
         |out| {
             reply::event_stream_head(out);
-            reply::event(out, &cursor, b"{}\n");
+            reply::event(out, Some(&cursor), b"{}\n");
         },
         &[
             "HTTP/1.1 200 OK",

@@ -19,6 +19,9 @@ use crate::outbox::{Operation, Released};
 use crate::partition::{Later, refuse};
 use crate::render;
 
+/// Events between two ids: what a client that was cut off is sent again, at most.
+const EVENTS_AT_ONCE: u32 = 256;
+
 impl<S> Core<S> {
     /// Work on as many requests of `bytes` as are whole and can be taken.
     pub(crate) fn http_input(&mut self, conn: &mut Connection, bytes: &[u8]) -> Used {
@@ -235,8 +238,10 @@ impl<S> Core<S> {
                     self.http_refuse(conn, voice, &refusal);
                     return Ok(());
                 }
+                let mut at_once = limit;
                 if event_stream {
                     conn.out.reply(0, other(conn), reply::event_stream_head);
+                    at_once = limit.min(EVENTS_AT_ONCE);
                 }
                 let wait_until_ns = self.now.monotonic_ns + u64::from(wait_ms) * 1_000_000;
                 let asker = Asker::heavy_on(conn, voice);
@@ -245,7 +250,7 @@ impl<S> Core<S> {
                     ScanWork::new(
                         stream.as_bytes(),
                         Some(cursor),
-                        limit,
+                        at_once,
                         wait_until_ns,
                         event_stream,
                     ),

@@ -262,14 +262,17 @@ pub fn event_stream_head(out: &mut Vec<u8>) {
     );
 }
 
-/// One record as an event: its line as data, and as id the cursor behind it, which a browser sends back when it
-/// reconnects. `line` is one line, with or without its newline.
-pub fn event(out: &mut Vec<u8>, cursor: &Cursor, line: &[u8]) {
+/// One record as an event: its line as data, and as id the cursor behind it, where there is one; a browser sends the last id
+/// that it has seen when it reconnects. `line` is one line, with or without its newline.
+pub fn event(out: &mut Vec<u8>, cursor: Option<&Cursor>, line: &[u8]) {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     debug_assert!(memchr::memchr2(b'\r', b'\n', line).is_none());
-    out.extend_from_slice(b"id: ");
-    out.extend_from_slice(cursor.encode().as_bytes());
-    out.extend_from_slice(b"\ndata: ");
+    if let Some(cursor) = cursor {
+        out.extend_from_slice(b"id: ");
+        out.extend_from_slice(cursor.encode().as_bytes());
+        out.push(b'\n');
+    }
+    out.extend_from_slice(b"data: ");
     out.extend_from_slice(line);
     out.extend_from_slice(b"\n\n");
 }

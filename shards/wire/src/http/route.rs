@@ -164,7 +164,8 @@ pub(super) fn resolve<'a>(method: &str, target: &'a str, head: &Head<'a>) -> Che
         }
         ("GET" | "HEAD", Place::Tail(name)) => {
             let query = Query::read(query, &[Param::Cursor, Param::Limit, Param::WaitMs])?;
-            let event_stream = head.accepts_event_stream;
+            // An answer to HEAD has no body, and would have no end.
+            let event_stream = head.accepts_event_stream && method == "GET";
             // A browser reconnects to the address it first had; how far it came is in this field.
             let cursor = match head
                 .last_event_id
