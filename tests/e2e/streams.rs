@@ -246,3 +246,26 @@ fn server_sent_events_carry_records_and_resume() {
         server.stop();
     }
 }
+
+/// A directory that was made anew, or another one: records would be passed over in silence.
+#[test]
+fn a_cursor_of_another_directory_is_refused_by_name() {
+    let (old, new) = (directory(), directory());
+    let server = Server::start(old.path(), 1);
+    let mut http = server.http();
+    let posted = http.call("POST", "/v1/streams/s/records/k", &[], b"x");
+    assert_eq!(posted.status, 201);
+    let page = http.get("/v1/streams/s/scan");
+    let cursor = page.header("x-pinion-cursor").expect("a cursor").to_owned();
+    let path = format!("/v1/streams/s/scan?cursor={cursor}");
+    assert_eq!(http.get(&path).status, 200);
+    server.stop();
+    for shards in [1, 2] {
+        let server = Server::start(&new.path().join(shards.to_string()), shards);
+        let answer = server.http().get(&path);
+        assert_eq!(answer.status, 400);
+        let problem = answer.json()["detail"].to_string();
+        assert!(problem.contains("the cursor is of timeline"), "{problem}");
+        server.stop();
+    }
+}

@@ -345,19 +345,19 @@ impl<S> Core<S> {
 
     /// Cursors of a timeline that this directory never had are refused by name.
     pub(crate) fn check_cursor(&self, cursor: &Cursor) -> Result<(), Refusal> {
-        if cursor.timeline != self.shared.timeline
-            || cursor
-                .next
-                .iter()
-                .any(|(log, _)| !self.shared.logs.contains(log))
-        {
-            let message = format!(
-                "the cursor is of timeline {}, this directory is on timeline {}: start again without a cursor",
+        let mut logs = cursor.next.iter().map(|(log, _)| log);
+        let why = if cursor.timeline != self.shared.timeline {
+            format!(
+                "the cursor is of timeline {}, this directory is on timeline {}",
                 cursor.timeline, self.shared.timeline
-            );
-            return Err(refuse(Code::CursorUnknown, message));
-        }
-        Ok(())
+            )
+        } else if let Some(log) = logs.find(|log| !self.shared.logs.contains(log)) {
+            format!("the cursor names log {log}, which this directory does not have")
+        } else {
+            return Ok(());
+        };
+        let message = format!("{why}: start again without a cursor");
+        Err(refuse(Code::CursorUnknown, message))
     }
 }
 

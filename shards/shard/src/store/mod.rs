@@ -323,14 +323,22 @@ fn read_superblocks(path: &Path) -> Result<Option<Superblock>, StoreError> {
         })
 }
 
+/// The timeline that a new directory begins with: cursors name it, and one from another directory must not be taken for one of
+/// this. Later timelines count up from it, so it stays far from the end.
+fn first_timeline(drawn: uuid::Uuid) -> u32 {
+    let [a, b, c, d, ..] = *drawn.as_bytes();
+    (u32::from_le_bytes([a, b, c, d]) >> 1).max(1)
+}
+
 pub(crate) fn new_superblock(shards: u32, segment_bytes: u64) -> Superblock {
+    let timeline = first_timeline(uuid::Uuid::new_v4());
     let logs = (0..shards)
         .map(|number| {
             let range = slot::range_of_shard(number as u16, shards as u16);
             LogEntry {
                 log: uuid::Uuid::new_v4().into_bytes(),
                 number,
-                timeline: 1,
+                timeline,
                 epoch: 0,
                 slot_first: *range.start(),
                 slot_last: *range.end(),
