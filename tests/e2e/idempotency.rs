@@ -184,6 +184,9 @@ fn a_producer_sequence_repeats_the_first_answer() {
             }
             assert_code(send(&server, 3, b"other"), Code::IdempotencyMismatch);
             assert_code(send(&server, 7, b"gap"), Code::SequenceOutOfOrder);
+            let records = [record(&KEY, b"3"), record(&KEY, b"twin")];
+            let elsewhere = producer(&server, 3).append("another", &records);
+            assert_code(elsewhere, Code::IdempotencyMismatch);
             let mut reader = server.client();
             assert_eq!(
                 reader.history("s", &KEY, 0, 100).expect("served").len(),

@@ -290,3 +290,39 @@ fn a_drain_ends_under_load_and_keeps_every_ack() {
     assert_eq!(there.len(), acked.len(), "what was taken was answered");
     server.stop();
 }
+
+/// What one shard would refuse is known before another has appended.
+#[test]
+fn a_request_with_a_part_that_is_too_large_is_appended_nowhere() {
+    let data = directory();
+    // A body may be larger than what one shard takes at once where segments are large.
+    let mut server = Server::spawn(data.path(), &["--shards", "2", "--memory", "3GiB"]);
+    server.wait_until_ready();
+    let mut http = server.http();
+    let line = |tag: &str, bytes: usize| {
+        let value = "x".repeat(bytes);
+        format!("{{\"key\":\"{{{tag}}}\",\"value\":\"{value}\"}}\n")
+    };
+    let shard_of = |tag: &str| wire::slot::shard_of_slot(wire::slot::slot_of(tag.as_bytes()), 2);
+    let tags: Vec<String> = (0..100).map(|number| format!("t{number}")).collect();
+    for large in [0, 1] {
+        let of = |shard| {
+            tags.iter()
+                .find(|tag| shard_of(tag) == shard)
+                .expect("some")
+        };
+        let mut body = line(of(1 - large), 10);
+        body.push_str(&line(of(large), 900 << 10).repeat(12));
+        let answer = http.call(
+            "POST",
+            "/v1/streams/s/records",
+            &["Content-Type: application/x-ndjson"],
+            body,
+        );
+        assert_eq!(answer.status, 413);
+        let problem = answer.json()["detail"].to_string();
+        assert!(problem.contains("send it in parts"), "{problem}");
+        assert_eq!(http.get("/v1/streams/s").status, 404, "{problem}");
+    }
+    server.stop();
+}

@@ -3,6 +3,7 @@
 //! Our own part goes first: only it can have to wait, and then nobody else has been asked yet. It does not know
 //! how a part is appended, or how the answers become one (`jobs`).
 
+use wire::Refusal;
 use wire::native::AppendIter;
 
 use crate::conns::Connection;
@@ -10,6 +11,9 @@ use crate::core::Core;
 use crate::hop::{Ask, Origin};
 use crate::jobs::{AppendWork, Voice, Work};
 use crate::partition::Later;
+
+/// A record of a frame is not so many times as long in the log, however small it is.
+const RECORD_GROWTH_MAX: usize = 8;
 
 impl<S> Core<S> {
     /// The one shard that all records belong to, if there is one.
@@ -37,6 +41,21 @@ impl<S> Core<S> {
             *count += 1;
         }
         self.split = split;
+    }
+
+    /// Refuses a request of which one part is too large, as long as nothing of it is appended anywhere.
+    pub(crate) fn check_parts(&self, stream: &[u8]) -> Result<(), Refusal> {
+        // Most requests are far from that: no need to count.
+        let could_be = self.partition.log.unit_bytes_max() / RECORD_GROWTH_MAX;
+        let parts = self
+            .split
+            .iter()
+            .filter(|(bytes, _)| bytes.len() >= could_be);
+        for (bytes, count) in parts {
+            let records = AppendIter::new(bytes, *count);
+            self.partition.part_fits(stream, records)?;
+        }
+        Ok(())
     }
 
     /// Ask every shard that has records in `split`; our own part first, because only it can ask to wait.

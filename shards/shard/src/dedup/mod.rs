@@ -56,6 +56,17 @@ pub fn fingerprint(request: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(request).max(1)
 }
 
+/// The same, of what a producer sends to a stream. Earlier versions left the stream out; what they wrote is
+/// [`fingerprint_without_stream`].
+pub fn fingerprint_in(stream: &[u8], request: &[u8]) -> u64 {
+    (fingerprint(request) ^ fingerprint(stream)).max(1)
+}
+
+/// See [`fingerprint_in`].
+pub fn fingerprint_without_stream(stream: &[u8], fingerprint_in: u64) -> u64 {
+    fingerprint_in ^ fingerprint(stream)
+}
+
 /// 128-bit digest of an `Idempotency-Key` and what it is scoped to. Stable for the same reason as [`fingerprint`]. Each part is hashed after
 /// its length, so that `["ab", "c"]` and `["a", "bc"]` differ.
 pub fn scope_digest(parts: &[&[u8]]) -> u128 {

@@ -220,6 +220,10 @@ impl<S> Core<S> {
             return self.http_post(conn, voice, &posted, owner);
         }
         self.sort_by_owner(records, count);
+        if let Err(refusal) = self.check_parts(stream.as_bytes()) {
+            self.http_refuse(conn, voice, &refusal);
+            return Ok(());
+        }
         let template = Ask::Append {
             stream: stream.as_bytes(),
             records: [].as_slice(),

@@ -189,9 +189,13 @@ fn partly(refusal: Refusal, work: &AppendWork) -> Refusal {
         return refusal;
     }
     let appended: u32 = work.parts.iter().map(|p| p.records).sum();
+    let advice = match refusal.retry_after_ms {
+        Some(_) => "; a repeat with the same Idempotency-Key, if it had one, completes the rest",
+        None => "",
+    };
     Refusal {
         message: format!(
-            "{} ({appended} of {} records, those of other shards, are appended; a repeat with the same Idempotency-Key completes the rest)",
+            "{} ({appended} of {} records, those of other shards, are appended{advice})",
             refusal.message, work.records
         ),
         ..refusal

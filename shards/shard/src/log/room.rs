@@ -48,6 +48,11 @@ impl Log {
             - BATCH_HEADER_BYTES
     }
 
+    /// The most record bytes that a unit may take.
+    pub fn unit_bytes_max(&self) -> usize {
+        self.unit_bytes_max
+    }
+
     /// Whether a unit of `bytes`, whose largest record has `largest`, can ever be appended.
     pub fn unit_fits(&self, bytes: usize, largest: usize) -> bool {
         let most = (self.pool.count() * UNIT_BUFFERS.0 / UNIT_BUFFERS.1).max(1);

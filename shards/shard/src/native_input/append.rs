@@ -26,7 +26,7 @@ impl<S> Core<S> {
             Some(p) => Once::Producer {
                 id: p.id,
                 sequence: p.sequence,
-                fingerprint: crate::dedup::fingerprint(append.body()),
+                fingerprint: crate::dedup::fingerprint_in(append.stream, append.body()),
             },
         };
         let (owner, repeat_only) = match self.single_owner(append.body(), append.records) {
@@ -144,6 +144,10 @@ impl<S> Core<S> {
                 .collect();
         }
         self.sort_by_owner(append.body(), append.records);
+        if let Err(refusal) = self.check_parts(append.stream) {
+            self.native_refuse(conn, id, opcode::APPEND, &refusal);
+            return Ok(());
+        }
         let template = Ask::Append {
             stream: append.stream,
             records: [].as_slice(),

@@ -6,9 +6,10 @@
 use index::Entry;
 use wal::record::{Kind, NewRecord};
 use wal::{Link, extension};
-use wire::{Code, Condition, ContentType, Durability, Policy};
+use wire::native::AppendIter;
+use wire::{Code, Condition, ContentType, Durability, Policy, Refusal};
 
-use super::repeats::push_once;
+use super::repeats::{ONCE_BYTES, push_once};
 use super::{Appended, Later, NotAppended, Partition, Unit, definition_bytes, refuse, refuse_for};
 use crate::log::{Blocked, Claim};
 
@@ -85,10 +86,7 @@ impl Partition {
             largest = largest.max(definition_bytes(unit.stream));
         }
         if !self.log.unit_fits(bytes, largest) {
-            let message = format!(
-                "the request takes {bytes} bytes of log, more than one may: send it in parts"
-            );
-            return Err(NotAppended::Refused(refuse(Code::TooLarge, message)));
+            return Err(NotAppended::Refused(too_large(bytes)));
         }
         let claim = match self.log.is_tight() && deletes_only(unit) {
             true => Claim::Freeing,
@@ -105,6 +103,21 @@ impl Partition {
         let appended = self.lay_down(unit, stream, log_time_us, window_seconds, versions);
         self.remember(&unit.once, &appended, versions, log_time_us, window_seconds);
         Ok(appended)
+    }
+
+    /// Whether a part of a request over several shards is more than any shard takes at once: known before one has been asked.
+    pub fn part_fits(&self, stream: &[u8], records: AppendIter<'_>) -> Result<(), Refusal> {
+        let (mut bytes, mut largest) = (0, 0);
+        for record in records {
+            let length = encoded_bytes(&record);
+            bytes += length;
+            largest = largest.max(length);
+        }
+        let first = ONCE_BYTES + definition_bytes(stream);
+        match self.log.unit_fits(bytes + first, largest + first) {
+            true => Ok(()),
+            false => Err(too_large(bytes)),
+        }
     }
 
     fn lay_down(
@@ -251,6 +264,13 @@ impl Partition {
 /// Nothing but tombstones.
 fn deletes_only(unit: &Unit<'_>) -> bool {
     unit.records.clone().all(|record| record.tombstone)
+}
+
+fn too_large(bytes: usize) -> Refusal {
+    let message = format!(
+        "the request takes {bytes} bytes of one shard's log, more than one may: send it in parts"
+    );
+    refuse(Code::TooLarge, message)
 }
 
 /// Encoded length of a wire record in the log, without what only the first record of a unit carries.

@@ -6,8 +6,11 @@ use wire::Code;
 use super::{Appended, NotAppended, Once, Partition, Unit, refuse};
 use crate::dedup::{
     Answer, CarriedKey, CarriedSequence, IdempotencyExtension, KeyCheck, ProducerCheck,
-    ProducerExtension,
+    ProducerExtension, fingerprint_without_stream,
 };
+
+/// What marks a repeat takes of its first record at most, block header and padding included.
+pub(super) const ONCE_BYTES: usize = 64;
 
 impl Partition {
     pub(super) fn dedup_window_seconds(&self, stream: u32) -> u32 {
@@ -40,7 +43,15 @@ impl Partition {
                 id,
                 sequence,
                 fingerprint,
-            } => match self.producers.check(id, sequence, fingerprint) {
+            } => match self.producers.check(
+                id,
+                sequence,
+                match self.producers.check(id, sequence, fingerprint) {
+                    // Remembered by an earlier version, or truly another request.
+                    ProducerCheck::Mismatch => fingerprint_without_stream(unit.stream, fingerprint),
+                    _ => fingerprint,
+                },
+            ) {
                 ProducerCheck::New => return Ok(None),
                 ProducerCheck::Repeat(answer) => answer,
                 ProducerCheck::Mismatch => return Err(mismatch()),
@@ -98,10 +109,21 @@ impl Partition {
                 id,
                 sequence,
                 fingerprint,
-            } => match self
-                .carried
-                .check_sequence(id, sequence, fingerprint, log_time_us)
-            {
+            } => match self.carried.check_sequence(
+                id,
+                sequence,
+                match self
+                    .carried
+                    .check_sequence(id, sequence, fingerprint, log_time_us)
+                {
+                    // As below.
+                    CarriedSequence::Mismatch => {
+                        fingerprint_without_stream(unit.stream, fingerprint)
+                    }
+                    _ => fingerprint,
+                },
+                log_time_us,
+            ) {
                 CarriedSequence::Unknown => return Ok(None),
                 CarriedSequence::Repeat(answer) => answer,
                 CarriedSequence::Mismatch => {
@@ -194,8 +216,7 @@ impl Partition {
     pub(super) fn once_bytes(&self, once: &Once) -> usize {
         match once {
             Once::No => 0,
-            // Both extension payloads are below 64 bytes, block header and padding included.
-            Once::Producer { .. } | Once::Key { .. } => 64,
+            Once::Producer { .. } | Once::Key { .. } => ONCE_BYTES,
         }
     }
 }
