@@ -264,6 +264,9 @@ impl<D: Driver> Shard<D> {
         self.core.epoch = config.epoch.max(at.epoch + 1);
         let next_slot = next_slot.max(live.iter().map(|s| s.slot + 1).max().unwrap_or(0));
         let pool = self.core.partition.log.take_pool();
+        // What had ended by its age when the checkpoint was written stays ended, whatever the clock says now.
+        let ended_us = checkpoint.as_ref().map_or(0, |c| c.log_time_us);
+        at.log_time_us = at.log_time_us.max(ended_us);
         self.core.partition.log = Log::new(
             LogStart {
                 identity: config.identity,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::checkpoint_tests::checkpoint;
+use crate::space_tests::{begin, read, restart};
 use crate::test_driver::{get, post, recovered, shard};
 
 #[test]
@@ -64,4 +66,24 @@ fn a_clock_that_jumps_moves_no_timestamp_back_and_ends_no_wait_early() {
         newest.contains(&format!("\"timestamp\":{}", times[0])),
         "{newest}"
     );
+}
+
+/// A checkpoint may be newer than the last batch: records ended after that, and keys may have left the index.
+#[test]
+fn what_has_ended_by_its_age_stays_ended_when_a_restart_finds_the_clock_behind() {
+    let (mut first, client) = begin(r#"{"max_age_seconds":10}"#);
+    assert!(
+        first
+            .ask(client, post("k", "", b"old"))
+            .starts_with("HTTP/1.1 201")
+    );
+    first.driver.pass_seconds(60);
+    let status = |shard: &mut crate::turn::Shard<_>, client| {
+        read(shard, client, "/v1/streams/s/records/k").0[9..12].to_owned()
+    };
+    assert_eq!(status(&mut first, client), "404");
+    checkpoint(&mut first);
+    // The clock of a new test driver begins where the first one's did.
+    let (mut second, client) = restart(first, 2);
+    assert_eq!(status(&mut second, client), "404");
 }
