@@ -105,7 +105,10 @@ pub fn get(flags: &GetFlags) -> Result<(), Failure> {
         .get(&flags.stream, flags.key.as_bytes())
         .map_err(failed)?
     {
-        Some(record) => output(io::stdout().write_all(&record.payload))?,
+        Some(record) => {
+            let mut out = io::stdout().lock();
+            output(out.write_all(&record.payload).and_then(|()| out.flush()))?;
+        }
         None => return Err(no_such_key(&flags.stream, &flags.key)),
     }
     Ok(())

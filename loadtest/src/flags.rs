@@ -161,6 +161,9 @@ fn parse_cores(text: &str) -> Result<Cores, String> {
     }
 }
 
+/// Longer runs are typing errors, and no duration holds them all.
+const SECONDS_MAX: f64 = 31_536_000.0;
+
 impl Flags {
     /// Refuses combinations that cannot be run; the sentence says what to type instead.
     pub fn check(&self) -> Result<(), String> {
@@ -197,6 +200,11 @@ impl Flags {
             && self.warmup_seconds.is_finite())
         {
             return Err("--seconds must be above 0 and --warmup-seconds not below".to_owned());
+        }
+        if self.seconds.max(self.warmup_seconds) > SECONDS_MAX {
+            return Err(format!(
+                "keep --seconds and --warmup-seconds within {SECONDS_MAX}: a year"
+            ));
         }
         if self
             .rate

@@ -15,6 +15,7 @@ mod tally;
 mod timeline;
 mod verify;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -41,14 +42,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if flags.json {
-        println!(
-            "{}",
-            serde_json::to_string(&summary)
-                .expect("a summary has only string keys and finite numbers")
-        );
-    } else {
-        println!("{summary}");
+    let text = match flags.json {
+        true => serde_json::to_string(&summary)
+            .expect("a summary has only string keys and finite numbers"),
+        false => summary.to_string(),
+    };
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        eprintln!("error: the result could not be written: {error}");
+        return ExitCode::FAILURE;
     }
     let broken = summary
         .verify
