@@ -15,18 +15,17 @@ use crate::skipped;
 
 /// What a group may use.
 #[derive(Clone, Copy, Debug)]
-enum Limit {
+pub enum Limit {
     MemoryBytes(u64),
     CpuPercent(u64),
+    /// Written to the device of this number.
+    BytesPerSecond(u64, Device),
 }
 
-/// A control group of our own, gone when dropped.
-struct Group(PathBuf);
-
-impl Group {
-    /// None: it cannot be had here, which is said.
-    fn with(test: &str, limit: Limit) -> Option<Group> {
-        let (controller, one, two) = match limit {
+impl Limit {
+    /// The controller; file and value of it in the first and in the second version of control groups.
+    fn files(self) -> (&'static str, (&'static str, String), (&'static str, String)) {
+        match self {
             Limit::MemoryBytes(bytes) => (
                 "memory",
                 ("memory.limit_in_bytes", bytes.to_string()),
@@ -37,7 +36,32 @@ impl Group {
                 ("cpu.cfs_quota_us", (percent * 1000).to_string()),
                 ("cpu.max", format!("{} 100000", percent * 1000)),
             ),
-        };
+            Limit::BytesPerSecond(bytes, (major, minor)) => (
+                if Path::new("/sys/fs/cgroup/blkio/cgroup.procs").exists() {
+                    "blkio"
+                } else {
+                    "io"
+                },
+                (
+                    "blkio.throttle.write_bps_device",
+                    format!("{major}:{minor} {bytes}"),
+                ),
+                ("io.max", format!("{major}:{minor} wbps={bytes}")),
+            ),
+        }
+    }
+}
+
+/// Major and minor number.
+pub type Device = (u32, u32);
+
+/// A control group of our own, gone when dropped.
+pub struct Group(PathBuf);
+
+impl Group {
+    /// None: it cannot be had here, which is said.
+    pub fn with(test: &str, limit: Limit) -> Option<Group> {
+        let (controller, one, two) = limit.files();
         let root = Path::new("/sys/fs/cgroup");
         let name = format!("pinion-test-{}-{controller}", std::process::id());
         let is_one = root.join(controller).join("cgroup.procs").exists();
@@ -65,7 +89,17 @@ impl Group {
         }
     }
 
-    fn start(&self, data: &Path, flags: &[&str]) -> Server {
+    /// Another limit of the same kind.
+    pub fn change(&self, limit: Limit) {
+        let (_, one, two) = limit.files();
+        let (file, value) = match self.0.join(one.0).exists() {
+            true => one,
+            false => two,
+        };
+        std::fs::write(self.0.join(file), value).expect("it was written before");
+    }
+
+    pub fn start(&self, data: &Path, flags: &[&str]) -> Server {
         const JOIN: &str = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
         let path = self.0.to_str().expect("UTF-8");
         let mut server = Server::spawn_under(&["sh", "-c", JOIN, path], data, flags);

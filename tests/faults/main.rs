@@ -23,6 +23,7 @@ mod ground;
 mod http;
 mod kill;
 mod limits;
+mod lingering;
 mod network;
 mod oracle;
 mod power;

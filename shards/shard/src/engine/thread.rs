@@ -180,6 +180,9 @@ fn build(seed: Seed) -> Result<(Shard<RingDriver>, LogFiles, Started), OpenError
             open.push(file);
         }
     }
+    // The ring lets go of its files when the last write has ended, which may be after the process is gone: until then nobody
+    // else may have the directory, or a write of before could land in what it has written since.
+    open.push(log.lock);
     let driver = RingDriver::new(
         ring,
         profile.method(),

@@ -89,11 +89,11 @@ fn failed(path: PathBuf, source: io::Error) -> StoreError {
     StoreError::Io { path, source }
 }
 
-/// An open data directory. Dropping it lets go of the lock.
+/// An open data directory. Dropping it lets go of the lock, as far as no [`OpenLog`] of it holds it too.
 pub struct Store {
     pub path: PathBuf,
     pub superblock: Superblock,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 /// The files of one log, opened.
@@ -104,6 +104,8 @@ pub struct OpenLog {
     pub checkpoints: [Option<OwnedFd>; 2],
     /// There is no room for two more segments of every log.
     pub no_room: bool,
+    /// The store's lock, for whoever has writes on their way: a write may outlive the process that started it.
+    pub lock: OwnedFd,
 }
 
 impl Store {
@@ -156,7 +158,7 @@ impl Store {
         let mut store = Store {
             path: path.to_owned(),
             superblock,
-            _lock: lock,
+            lock,
         };
         // A new term before anything is written in it: batches of two lives of this log can never be taken for one.
         for log in &mut store.superblock.logs {
@@ -273,6 +275,7 @@ impl Store {
             segments,
             checkpoints,
             no_room: free_bytes < 2 * one_each,
+            lock: self.lock.try_clone().map_err(at(&self.path))?,
         })
     }
 }
