@@ -218,7 +218,9 @@ pub async fn survey(
         )
         .await?;
     }
-    if let (Some(spot), Verdict::Whole | Verdict::TornTail(_)) = (broken_file, &survey.verdict) {
+    // A segment that is missing is most likely in the file that cannot be taken for one.
+    let is_told = survey.cut.is_some() && matches!(survey.verdict, Verdict::Damage(_));
+    if let (Some(spot), false) = (broken_file, is_told) {
         survey.verdict = Verdict::Damage(spot);
     }
     survey.segments.append(&mut idle);
@@ -259,34 +261,38 @@ async fn read_log(
         Some(point) if first_segment != FIRST_SEGMENT => point,
         _ => ChainPoint::genesis(FIRST_SEGMENT),
     };
-    let missing = |why: String| {
+    let missing = |lsn: Option<u64>, why: String| {
         let file = format!("log-{:08}", identity.number);
         Verdict::Damage(Spot {
             file,
             offset: 0,
-            lsn: Some(at.next_lsn),
+            lsn,
             why,
         })
     };
     let numbers = || live.iter().map(|segment| segment.header.segment);
     let gap = (released + 1..at.segment).find(|number| !numbers().any(|there| there == *number));
     if let Some(number) = gap {
-        survey.verdict = missing(format!(
-            "segment {number} is missing: a checkpoint says that {}, this one was not",
-            match released {
-                0 => "none was released yet".to_owned(),
-                _ => format!("segments up to {released} were released"),
-            }
-        ));
+        let those = match released {
+            0 => "none was released yet".to_owned(),
+            _ => format!("segments up to {released} were released, and this one was not"),
+        };
+        let why = format!("segment {number} is missing: a checkpoint says that {those}");
+        // Which records it held nothing says.
+        survey.verdict = missing(None, why);
     } else if first_segment > at.segment {
-        survey.verdict = missing(format!(
-            "segment {} is missing: the oldest file holds segment {first_segment}",
-            at.segment
-        ));
+        survey.verdict = missing(
+            Some(at.next_lsn),
+            format!(
+                "segment {} is missing: the oldest file holds segment {first_segment}",
+                at.segment
+            ),
+        );
     } else if live.is_empty() && known_durable > 0 {
-        survey.verdict = missing(format!(
-            "there is no segment, but lsn {known_durable} was durable"
-        ));
+        survey.verdict = missing(
+            Some(at.next_lsn),
+            format!("there is no segment, but lsn {known_durable} was durable"),
+        );
     }
 
     let codec = RecordCodec::new(identity);

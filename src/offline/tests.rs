@@ -458,6 +458,27 @@ fn released_segments_are_spare_and_a_gap_behind_them_is_damage() {
     assert!(spot.why.contains("segment 2 is missing"), "{}", spot.why);
 }
 
+/// A restart refuses such a log: nothing may call it whole, or cut it, or carry over what is left.
+#[test]
+fn a_first_segment_that_no_checkpoint_says_is_released_is_missing() {
+    let fixture = Fixture::new(40);
+    fixture.checkpoint("checkpoint-a", 5);
+    fixture.superblock("superblock-a", 3, fixture.end.next_lsn - 1);
+    let first = fixture.path().join("log-00000000/segment-00000000.seg");
+    flip(&first, 100);
+    let Verdict::Damage(spot) = fixture.survey().verdict else {
+        panic!("its header does not verify")
+    };
+    assert!(spot.file.ends_with("segment-00000000.seg"), "{spot}");
+    std::fs::remove_file(&first).expect("a segment");
+    let survey = fixture.survey();
+    let Verdict::Damage(spot) = survey.verdict else {
+        panic!("segment 1 is gone and was not released")
+    };
+    assert!(spot.why.contains("segment 1 is missing"), "{spot}");
+    assert!(survey.cut.is_none(), "nothing comes before it");
+}
+
 /// Where reading starts when the first segments are gone and a checkpoint says where to go on.
 #[test]
 fn a_log_that_starts_late_is_entered_where_a_checkpoint_enters_it() {
