@@ -326,9 +326,26 @@ impl Visitor<'_> for Name<'_> {
     }
 }
 
+/// Passes on what it reads, and knows whether a quote may be open: RFC 4180 has two for each quoted field, and two for each one
+/// within. The library takes one that is never closed for a field up to the end of the input.
+struct Quotes<R> {
+    input: R,
+    odd: bool,
+    ended: bool,
+}
+
+impl<R: Read> Read for Quotes<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(bytes)?;
+        self.ended |= count == 0 && !bytes.is_empty();
+        self.odd ^= memchr::memchr_iter(b'"', &bytes[..count]).count() % 2 == 1;
+        Ok(count)
+    }
+}
+
 /// See [`Reader::csv`].
 pub struct Csv<R> {
-    input: csv::Reader<R>,
+    input: csv::Reader<Quotes<R>>,
     row: csv::StringRecord,
     /// Every field name as it opens its member: `"name":`, encoded once.
     names: Vec<String>,
@@ -341,7 +358,11 @@ impl<R: Read> Csv<R> {
     fn new(input: R, fields: Fields) -> Result<Csv<R>, ReadError> {
         let mut input = csv::ReaderBuilder::new()
             .buffer_capacity(1 << 20)
-            .from_reader(input);
+            .from_reader(Quotes {
+                input,
+                odd: false,
+                ended: false,
+            });
         let header = input
             .headers()
             .map_err(|error| csv_error(error, 1))?
@@ -395,6 +416,13 @@ impl<R: Read> Csv<R> {
             .row
             .position()
             .map_or(before, |position| position.line());
+        let read = self.input.get_ref();
+        // A quote within a field that has none around it is taken as it is, so an odd number alone says nothing.
+        if read.ended && read.odd && self.row.iter().any(|field| field.contains('\n')) {
+            let why =
+                "a quote is opened here and never closed: all that follows would be one field";
+            return Err(ReadError::line(entry.line, why.to_owned()));
+        }
         entry.key.clear();
         entry.key.extend_from_slice(self.row[self.key].as_bytes());
         check_key(&entry.key, &self.fields.key).map_err(|why| ReadError::line(entry.line, why))?;
@@ -582,5 +610,16 @@ mod tests {
         ));
         assert!(reader.next(&mut entry).expect("the next line is good"));
         assert_eq!(entry.line, 2);
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_does_not_swallow_the_rest_in_silence() {
+        let read = |input: &str| read(true, input.as_bytes(), "k", None);
+        let told = read("k,v\na,1\nb,\"oops\nc,3\nd,4\n");
+        assert_eq!(told.len(), 2);
+        assert!(told[1].starts_with("3: a quote is opened here"), "{told:?}");
+        // One that stands in a field without quotes around it is a letter like others, and lines within quotes are a field's.
+        assert_eq!(read("k,v\na,19\" rack\nb,2\n").len(), 2);
+        assert_eq!(read("k,v\na,\"two\nlines\"\nb,\"x\"\"y\"\n").len(), 2);
     }
 }
