@@ -16,8 +16,8 @@ pub use flags::ServeFlags;
 use crate::exit::{Failure, usage};
 use crate::units::{Bytes, Cores};
 
-/// Above any machine this runs on, and each still has 16 slots.
-const SHARDS_MAX: usize = 1024;
+/// As many logs as a superblock names.
+const SHARDS_MAX: usize = wal::superblock::LOGS_MAX;
 
 /// What `serve` runs with: merged, read and checked.
 #[derive(Debug)]
@@ -306,7 +306,8 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_type() {
         for (arguments, wanted) in [
-            (&["--shards", "0"][..], "type 1 to 1024"),
+            (&["--shards", "0"][..], "type 1 to 75"),
+            (&["--shards", "76"], "type 1 to 75"),
             (&["--shards", "2", "--cores", "0"], "name 2 cores"),
             (&["--cores", "4000"], "choose from"),
             (&["--segment-bytes", "1GiB"], "type 1MiB to 256MiB"),

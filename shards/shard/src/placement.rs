@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use wal::superblock::LOGS_MAX;
+
 const SYSFS: &str = "/sys/devices/system/cpu";
 
 /// One logical CPU and where it sits.
@@ -38,9 +40,11 @@ impl Placement {
         Placement::of(Path::new(SYSFS), &allowed)
     }
 
-    /// Shards of a new store: one per physical core, and no more than `most`.
+    /// Shards of a new store: one per physical core, and no more than `most`, or than a store can have.
     pub fn shards(&self, most: Option<usize>) -> usize {
-        self.physical.min(most.unwrap_or(usize::MAX)).max(1)
+        self.physical
+            .min(most.unwrap_or(LOGS_MAX))
+            .clamp(1, LOGS_MAX)
     }
 
     /// Of `allowed`, by what the tree under `sysfs` says. A CPU that it says nothing about counts as a core of its own.
@@ -118,6 +122,14 @@ mod tests {
             &[0, 1, 2, 3],
         );
         assert_eq!((found.order, found.physical), (vec![0, 2, 1, 3], 2));
+    }
+
+    #[test]
+    fn a_machine_with_more_cores_than_a_store_has_logs_gets_as_many_shards_as_fit() {
+        let cpus: Vec<_> = (0..128).map(|id| (id, id / 64, id / 64, id % 64)).collect();
+        let found = placement(&cpus, &(0..128).collect::<Vec<_>>());
+        assert_eq!((found.physical, found.shards(None)), (128, LOGS_MAX));
+        assert_eq!(found.shards(Some(4)), 4);
     }
 
     #[test]
