@@ -85,10 +85,12 @@ pub fn assemble<D: Driver>(parts: Parts<D>) -> io::Result<Shard<D>> {
         )
     };
     // A restart from a checkpoint meets keys that had left the index since, beside those that took their places: the table has
-    // room for more than the plan, and whoever adds keys asks the plan.
+    // room for more than the plan, where the address space may be had, and whoever adds keys asks the plan.
     let index_buckets = (plan.index_bytes as usize / size_of::<index::Bucket>()).max(64);
     let index = Index::new(IndexMemory(
-        Region::reserve(2 * index_buckets).map_err(|e| no_memory("index", e))?,
+        Region::reserve(2 * index_buckets)
+            .or_else(|_| Region::reserve(index_buckets))
+            .map_err(|e| no_memory("index", e))?,
     ));
     let cache_memory = CacheMemory(
         Region::reserve((plan.cache_bytes as usize).max(1))

@@ -72,9 +72,16 @@ impl<D: Driver> Shard<D> {
                         return Err(RecoverError::Damage(why));
                     }
                 }
+                Ok(header) if header.identity == config.identity => {
+                    let why = format!(
+                        "segment-{slot:08}.seg is cut short: {bytes} bytes, and its header says {}; put the whole file back, or run `pinion repair` on the data directory",
+                        header.segment_bytes
+                    );
+                    return Err(RecoverError::Damage(why));
+                }
                 Ok(header) => {
                     let why = format!(
-                        "segment-{slot:08}.seg belongs to log {} (timeline {}) or is cut short: it is not a file of log {} (timeline {}); move it away",
+                        "segment-{slot:08}.seg belongs to log {} (timeline {}), not to log {} (timeline {}): move it away",
                         header.identity.number,
                         header.identity.timeline,
                         config.identity.number,
