@@ -6,7 +6,7 @@
 //!
 //! It trusts nothing that the server says about counts; it knows only acks and reads.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 
 use anyhow::{Context as _, bail};
@@ -235,10 +235,10 @@ impl<P: Protocol> Reader<P> {
                 self.input.consume(answer.bytes);
                 return Ok(());
             }
-            let count = self
-                .socket
-                .read(self.input.space())
-                .context("reading back")?;
+            let count = match self.socket.read(self.input.space()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.context("reading back")?,
+            };
             if count == 0 {
                 bail!("the server closed the connection while acknowledged writes were read back");
             }

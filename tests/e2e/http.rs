@@ -1,6 +1,6 @@
 //! A plain HTTP/1.1 client over one socket: bytes out, responses in, nothing hidden.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::server::PATIENCE;
@@ -124,12 +124,21 @@ impl Connection {
         }
     }
 
+    /// A socket with a timeout is interrupted when the whole process is stopped and goes on: signal(7).
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+
     #[track_caller]
     fn read_some(&mut self) -> bool {
         let mut buffer = [0; 65536];
         let got = self
-            .socket
-            .read(&mut buffer)
+            .read_now(&mut buffer)
             .expect("the server answers in time");
         self.input.extend_from_slice(&buffer[..got]);
         got > 0
@@ -141,7 +150,7 @@ impl Connection {
     pub fn answer_or_end(&mut self) -> Option<Response> {
         let mut buffer = [0; 4096];
         while !self.input.windows(4).any(|w| w == b"\r\n\r\n") {
-            match self.socket.read(&mut buffer) {
+            match self.read_now(&mut buffer) {
                 Ok(0) | Err(_) => return None,
                 Ok(got) => self.input.extend_from_slice(&buffer[..got]),
             }
@@ -193,7 +202,7 @@ impl Connection {
     #[track_caller]
     pub fn assert_closed(&mut self) {
         let mut buffer = [0; 4096];
-        match self.socket.read(&mut buffer) {
+        match self.read_now(&mut buffer) {
             Ok(0) => {}
             // Unread bytes of ours make the kernel reset instead.
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}

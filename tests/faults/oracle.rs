@@ -262,6 +262,7 @@ pub fn response(socket: &mut TcpStream) -> Option<String> {
     loop {
         let mut buffer = [0; 4096];
         match socket.read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Ok(0) | Err(_) => return None,
             Ok(got) => bytes.extend_from_slice(&buffer[..got]),
         }
