@@ -168,8 +168,8 @@ pub const BUILDS: &[Build] = &[
         name: "release-before-copies",
         edits: &[Edit {
             file: "shards/shard/src/space/ending.rs",
-            from: "if self.core.partition.log.durable_lsn() < walk.last_copy_lsn {",
-            to: "if self.core.partition.log.durable_lsn() < walk.last_copy_lsn\n            \
+            from: "if self.core.partition.log.durable_lsn() < walk.settled_lsn {",
+            to: "if self.core.partition.log.durable_lsn() < walk.settled_lsn\n            \
                  && !std::env::var(\"MUTANT\").is_ok_and(|m| m == \"release-before-copies\")\n        {",
         }],
         killer: sim(
