@@ -46,11 +46,9 @@ impl Partition {
             } => match self.producers.check(
                 id,
                 sequence,
-                match self.producers.check(id, sequence, fingerprint) {
-                    // Remembered by an earlier version, or truly another request.
-                    ProducerCheck::Mismatch => fingerprint_without_stream(unit.stream, fingerprint),
-                    _ => fingerprint,
-                },
+                remembered_as(unit.stream, fingerprint, |fingerprint| {
+                    self.producers.check(id, sequence, fingerprint) == ProducerCheck::Mismatch
+                }),
             ) {
                 ProducerCheck::New => return Ok(None),
                 ProducerCheck::Repeat(answer) => answer,
@@ -112,16 +110,11 @@ impl Partition {
             } => match self.carried.check_sequence(
                 id,
                 sequence,
-                match self
-                    .carried
-                    .check_sequence(id, sequence, fingerprint, log_time_us)
-                {
-                    // As below.
-                    CarriedSequence::Mismatch => {
-                        fingerprint_without_stream(unit.stream, fingerprint)
-                    }
-                    _ => fingerprint,
-                },
+                remembered_as(unit.stream, fingerprint, |fingerprint| {
+                    let carried = &self.carried;
+                    carried.check_sequence(id, sequence, fingerprint, log_time_us)
+                        == CarriedSequence::Mismatch
+                }),
                 log_time_us,
             ) {
                 CarriedSequence::Unknown => return Ok(None),
@@ -218,6 +211,15 @@ impl Partition {
             Once::No => 0,
             Once::Producer { .. } | Once::Key { .. } => ONCE_BYTES,
         }
+    }
+}
+
+/// The fingerprint that a producer's request is to be checked by: where it is a mismatch, as an earlier version remembered it.
+fn remembered_as(stream: &[u8], fingerprint: u64, is_mismatch: impl Fn(u64) -> bool) -> u64 {
+    if is_mismatch(fingerprint) {
+        fingerprint_without_stream(stream, fingerprint)
+    } else {
+        fingerprint
     }
 }
 
