@@ -106,6 +106,12 @@ impl Partition {
         Some(stream.durable_policy(self.log.durable_lsn()))
     }
 
+    /// The same, of every stream.
+    fn durable_policies(&self) -> impl Iterator<Item = &Policy> {
+        let durable_lsn = self.log.durable_lsn();
+        (self.streams.iter()).map(move |(_, stream)| stream.durable_policy(durable_lsn))
+    }
+
     /// Which records of a stream are ended by its policy, and by what is durable.
     #[inline]
     pub fn ended(&self, stream: u32) -> Ended {
@@ -378,9 +384,8 @@ impl Partition {
 
     /// Some stream shows older versions of a key, which only links name.
     pub fn shows_older_versions(&self) -> bool {
-        let durable_lsn = self.log.durable_lsn();
-        let mut policies = (self.streams.iter()).map(|(_, s)| s.durable_policy(durable_lsn));
-        policies.any(|policy| policy.history_depth.is_none_or(|depth| depth > 1))
+        self.durable_policies()
+            .any(|policy| policy.history_depth.is_none_or(|depth| depth > 1))
     }
 
     /// The oldest segment is released: nothing in it is worth anything.
@@ -400,9 +405,7 @@ impl Partition {
 
     /// The largest age, where every stream has one: what is older than that is dead, whatever it is.
     pub fn all_older_than_us(&self) -> Option<u64> {
-        let durable_lsn = self.log.durable_lsn();
-        let policies = (self.streams.iter()).map(|(_, s)| s.durable_policy(durable_lsn));
-        let ages = policies.map(|policy| policy.max_age_seconds);
+        let ages = self.durable_policies().map(|policy| policy.max_age_seconds);
         let largest = ages.reduce(|a, b| Some(a?.max(b?)))??;
         Some(
             self.log
