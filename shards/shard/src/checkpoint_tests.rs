@@ -7,16 +7,21 @@ use crate::space_tests::{begin, restart, scan, write};
 use crate::test_driver::TestDriver;
 use crate::turn::Shard;
 
+/// Begin one at once, or do another slice of it.
+fn ask_for_one(shard: &mut Shard<TestDriver>) {
+    let now_ns = shard.core.now.monotonic_ns;
+    let from = shard.space.replay_from();
+    let (partition, driver) = (&mut shard.core.partition, &mut shard.driver);
+    shard
+        .checkpointer
+        .step(partition, driver, now_ns, true, from);
+}
+
 /// Write one now, whatever goes on.
 pub(crate) fn checkpoint(shard: &mut Shard<TestDriver>) {
     let written = shard.checkpointer.written;
     while shard.checkpointer.written == written {
-        let now_ns = shard.core.now.monotonic_ns;
-        let from = shard.space.replay_from();
-        let (partition, driver) = (&mut shard.core.partition, &mut shard.driver);
-        shard
-            .checkpointer
-            .step(partition, driver, now_ns, true, from);
+        ask_for_one(shard);
         shard.turn();
     }
 }
@@ -26,11 +31,7 @@ fn a_checkpoint_that_failed_is_tried_again_soon_however_little_is_written() {
     let (mut shard, client) = begin("{}");
     write(&mut shard, client, 1, 1);
     shard.driver.fail_checkpoints = true;
-    let now_ns = shard.core.now.monotonic_ns;
-    let (partition, driver) = (&mut shard.core.partition, &mut shard.driver);
-    shard
-        .checkpointer
-        .step(partition, driver, now_ns, true, None);
+    ask_for_one(&mut shard);
     shard.turns(10);
     assert!(shard.checkpointer.failed());
     shard.driver.fail_checkpoints = false;
@@ -51,11 +52,7 @@ fn a_page_that_was_cut_to_a_block_is_no_page() {
     let (mut shard, client) = begin("{}");
     write(&mut shard, client, 1, 1);
     shard.driver.checkpoint_write_bytes_max = index::checkpoint::HEADER_BYTES;
-    let now_ns = shard.core.now.monotonic_ns;
-    let (partition, driver) = (&mut shard.core.partition, &mut shard.driver);
-    shard
-        .checkpointer
-        .step(partition, driver, now_ns, true, None);
+    ask_for_one(&mut shard);
     shard.turns(20);
     assert_eq!(
         (shard.checkpointer.written, shard.checkpointer.failed()),
