@@ -120,7 +120,6 @@ impl<'a> Head<'a> {
             head.refuse("Idempotency-Key is not 1 to 255 bytes: send it so");
         }
         if let Some(text) = head.content_type
-            && !text.is_empty()
             && let Err(refusal) = ContentType::from_header(text).check()
         {
             head.refusal = Some(refusal);
