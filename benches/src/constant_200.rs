@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 use wire::http;
+use wire::http::reply::General;
 
 use crate::frame_parse::record_out;
 use crate::machine;
@@ -44,7 +45,11 @@ pub fn run(
 fn response() -> Vec<u8> {
     let mut out = Vec::new();
     let payload = vec![b'x'; PAYLOAD_BYTES];
-    http::reply::record(&mut out, true, false, &record_out(&payload, 1_000_000));
+    let general = General {
+        keep_alive: true,
+        unix_seconds: 1_700_000_000,
+    };
+    http::reply::record(&mut out, general, false, &record_out(&payload, 1_000_000));
     out
 }
 

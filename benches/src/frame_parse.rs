@@ -3,6 +3,7 @@
 //! Bytes as a busy connection receives them: requests one behind the other in a buffer. Parsing alone, reading each record once;
 //! for the HTTP GET also its reply, as the shard writes it for a record of 256 bytes. No socket, no index.
 
+use wire::http::reply::General;
 use wire::http::{self, Route};
 use wire::native::{self, AppendBuilder, Request};
 use wire::{AppendRecord, Condition, ContentType, Durability, RecordOut};
@@ -163,7 +164,11 @@ fn read_http(mut bytes: &[u8], mut reply: Option<(&[u8], &mut Vec<u8>)>) -> u64 
         }
         if let Some((payload, out)) = &mut reply {
             lsn += 1;
-            http::reply::record(out, keep_alive, request.head, &record_out(payload, lsn));
+            let general = General {
+                keep_alive,
+                unix_seconds: 1_700_000_000,
+            };
+            http::reply::record(out, general, request.head, &record_out(payload, lsn));
         }
         bytes = &bytes[consumed..];
     }

@@ -118,7 +118,7 @@ pub fn ndjson(data: &[u8]) {
         match line {
             Ok(line) => assert!(line.payload.len() <= 4096),
             Err((number, why)) => {
-                assert!(number > last && !why.is_empty());
+                assert!(number > last && !why.message.is_empty());
                 last = number;
             }
         }

@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 client over one socket: bytes out, responses in, nothing hidden.
+//! A plain HTTP/1.1 client over one socket: bytes out, responses in, nothing hidden but their date.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ pub struct Connection {
     input: Vec<u8>,
 }
 
-/// One response as it came.
+/// One response as it came, but for its `Date`: two equal answers come at different times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
@@ -27,6 +27,13 @@ impl Response {
             .iter()
             .find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
+    }
+    #[track_caller]
+    fn take_date(&mut self) {
+        let at = self.headers.iter().position(|(name, _)| name == "Date");
+        let at = at.unwrap_or_else(|| panic!("no Date in {:?}", self.headers));
+        let (_, date) = self.headers.remove(at);
+        assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
     }
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -183,6 +190,9 @@ impl Connection {
             headers: lines.map(field).collect(),
             body: Vec::new(),
         };
+        if status >= 200 {
+            response.take_date();
+        }
         let bodiless = method == "HEAD" || matches!(status, 100 | 204 | 304);
         if !bodiless && response.header("content-type") != Some("text/event-stream") {
             let length = response

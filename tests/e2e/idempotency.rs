@@ -91,6 +91,69 @@ fn an_idempotency_key_repeats_the_first_answer() {
     }
 }
 
+/// One line for each key, all with the value.
+fn lines(keys: &[&str], value: u32) -> String {
+    keys.iter()
+        .map(|key| format!("{{\"key\":\"{key}\",\"value\":{value}}}\n"))
+        .collect()
+}
+
+#[test]
+fn a_key_of_a_batch_is_known_to_shards_that_had_no_record_of_it() {
+    let data = directory();
+    let server = Server::start(data.path(), 2);
+    let of_shard = |shard: u16| {
+        let keys = ["a", "b", "c", "d", "e", "f"].into_iter();
+        let mut here = keys.filter(move |key| {
+            wire::slot::shard_of_slot(wire::slot::slot_of(key.as_bytes()), 2) == shard
+        });
+        here.next().expect("one of six is of each shard")
+    };
+    let (here, there) = (of_shard(0), of_shard(1));
+    let ndjson = ["Idempotency-Key: k", "Content-Type: application/x-ndjson"];
+    let mut http = server.http();
+    let first = http.call("POST", MANY, &ndjson, lines(&[here], 1));
+    assert_eq!(first.status, 200);
+    for (other, why) in [
+        (lines(&[there], 1), "another shard alone"),
+        (lines(&[there, here], 1), "both shards"),
+        (lines(&[here], 2), "the same shard"),
+    ] {
+        // Another connection may belong to the other shard.
+        for http in [&mut http, &mut server.http(), &mut server.http()] {
+            let detail = http
+                .call("POST", MANY, &ndjson, &other)
+                .problem(422, "idempotency_mismatch");
+            assert!(!detail.contains("are appended"), "{why}: {detail}");
+        }
+    }
+    assert_eq!(
+        http.call("POST", MANY, &ndjson, lines(&[here], 1)),
+        first,
+        "the request itself is a repeat as before"
+    );
+    assert_eq!(http.get("/v1/streams/s").json()["records"], 1);
+    // Behind a batch whose key is asked for, other requests keep their order.
+    let next = ["Idempotency-Key: next", ndjson[1]];
+    http.start("POST", MANY, &next, lines(&[here, there], 7).as_bytes());
+    http.start("GET", &format!("{MANY}/{there}"), &[], b"");
+    assert_eq!(http.response().json()["appended"], 2);
+    assert_eq!(http.response().text(), "7");
+    let asked: f64 = (0..2)
+        .map(|shard| {
+            let name = format!(
+                "pinion_requests_total{{shard=\"{shard}\",operation=\"append\",protocol=\"http\"}} "
+            );
+            let text = server.http().get("/metrics").text();
+            let line = text.lines().find_map(|line| line.strip_prefix(&*name));
+            line.and_then(|count| count.parse::<f64>().ok())
+                .expect("a counter")
+        })
+        .sum();
+    assert_eq!(asked, 12.0, "a request that waited is counted once");
+    server.stop();
+}
+
 #[test]
 fn a_refused_write_does_not_use_up_its_key() {
     let data = directory();

@@ -2,11 +2,17 @@
 
 use std::sync::Mutex;
 
-use wire::http::{self, Limits, Parsed, Route, reply};
+use wire::http::reply::{self, General};
+use wire::http::{self, Limits, Parsed, Route};
 use wire::native::AppendPart;
 use wire::{AppendRecord, Code, Condition, Refusal, ndjson};
 
 use super::{Store, record};
+
+const GENERAL: General = General {
+    keep_alive: true,
+    unix_seconds: 0,
+};
 
 /// Answers every whole request; None: hang up.
 pub(super) fn answer_all(input: &[u8], out: &mut Vec<u8>, store: &Mutex<Store>) -> Option<usize> {
@@ -41,7 +47,7 @@ fn answer(out: &mut Vec<u8>, route: &Route<'_>, store: &mut Store) {
     match route {
         Route::Topology => reply::body(
             out,
-            true,
+            GENERAL,
             false,
             200,
             "application/json",
@@ -63,7 +69,7 @@ fn answer(out: &mut Vec<u8>, route: &Route<'_>, store: &mut Store) {
                 condition: Condition::None,
             };
             let version = store.put(number, &record);
-            reply::appended(out, true, 0, store.lsn, version, *durability);
+            reply::appended(out, GENERAL, 0, store.lsn, version, *durability);
         }
         Route::AppendMany {
             body, durability, ..
@@ -88,11 +94,11 @@ fn answer(out: &mut Vec<u8>, route: &Route<'_>, store: &mut Store) {
                 first_lsn,
                 durable_lsn: store.lsn,
             };
-            reply::appended_many(out, true, records.into(), &[part], *durability);
+            reply::appended_many(out, GENERAL, records.into(), &[part], *durability);
         }
         Route::Get { key, .. } => match store.versions(key, 0).unwrap_or_default().first() {
             Some((version, payload)) => {
-                reply::record(out, true, false, &record(key, *version, payload))
+                reply::record(out, GENERAL, false, &record(key, *version, payload))
             }
             None => refuse(out, Code::NotFound),
         },
@@ -106,7 +112,7 @@ fn answer(out: &mut Vec<u8>, route: &Route<'_>, store: &mut Store) {
             for (version, payload) in versions.iter().take(*limit as usize) {
                 ndjson::write_record(&mut lines, &record(key, *version, payload));
             }
-            reply::ndjson(out, true, false, &lines, None);
+            reply::ndjson(out, GENERAL, false, &lines, None);
         }
         other => panic!("the mock server has no {other:?}"),
     }
@@ -118,5 +124,5 @@ fn refuse(out: &mut Vec<u8>, code: Code) {
         message: "as told".into(),
         retry_after_ms: Some(5),
     };
-    reply::refusal(out, true, false, &refusal, None);
+    reply::refusal(out, GENERAL, false, &refusal, None);
 }

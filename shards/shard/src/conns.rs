@@ -4,6 +4,7 @@
 //! know what requests mean.
 
 use crate::driver::{ConnId, Door};
+use crate::jobs::KeyUse;
 use crate::outbox::{Order, Outbox};
 
 /// One client's connection.
@@ -23,8 +24,10 @@ pub struct Connection {
     pub jobs: u32,
     /// Of them: histories, scans and tails, whose replies may be large.
     pub heavy: u32,
-    /// An append waits for room in the log: nothing is parsed until then.
+    /// An append waits for room in the log, or for what it needs to know: nothing is parsed until then.
     pub stalled: bool,
+    /// What was found out for the request that is parsed next.
+    pub key_use: Option<KeyUse>,
     /// Receiving is switched off (or was switched off by the kernel for want of buffers).
     pub paused: bool,
     /// Receiving is being switched off.
@@ -60,6 +63,7 @@ impl Connection {
             jobs: 0,
             heavy: 0,
             stalled: false,
+            key_use: None,
             paused: false,
             pausing: false,
             ended: false,

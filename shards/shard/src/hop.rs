@@ -68,6 +68,11 @@ pub enum Ask<B> {
         stream: B,
         policy: Policy,
     },
+    /// Whether an Idempotency-Key is remembered here for another request than this one.
+    KeyUse {
+        digest: u128,
+        fingerprint: u64,
+    },
     Streams,
     Metrics,
 }
@@ -97,6 +102,8 @@ pub enum Answer {
         more: bool,
     },
     StreamPut,
+    /// Not for another request.
+    KeyFree,
     Streams(Vec<StreamInfo>),
     Metrics(Box<ShardSnapshot>),
     Refused(Refusal),
@@ -212,6 +219,13 @@ impl<B> Ask<B> {
             Ask::PutStream { stream, policy } => Ask::PutStream {
                 stream: f(stream),
                 policy: policy.clone(),
+            },
+            Ask::KeyUse {
+                digest,
+                fingerprint,
+            } => Ask::KeyUse {
+                digest: *digest,
+                fingerprint: *fingerprint,
             },
             Ask::Streams => Ask::Streams,
             Ask::Metrics => Ask::Metrics,

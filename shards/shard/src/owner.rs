@@ -130,6 +130,16 @@ impl<S> Core<S> {
                     self.answer(origin, 0, Answer::Refused(refusal))
                 }
             },
+            Ask::KeyUse {
+                digest,
+                fingerprint,
+            } => {
+                let answer = match self.partition.key_is_free(*digest, *fingerprint) {
+                    Ok(()) => Answer::KeyFree,
+                    Err(refusal) => Answer::Refused(refusal),
+                };
+                self.answer(origin, 0, answer);
+            }
             Ask::Streams => {
                 let durable_lsn = self.partition.log.durable_lsn();
                 let infos = self

@@ -1,5 +1,7 @@
 //! Outcomes as bytes of the asker's protocol. Knows both protocols' words and nothing of how an outcome came about.
 
+use wire::http::Unless;
+use wire::http::reply::General;
 use wire::native::{self, AppendPart, ReplyMark};
 use wire::{Cursor, Durability, RecordOut, Refusal, http, ndjson};
 
@@ -7,26 +9,35 @@ use crate::hop::StreamInfo;
 use crate::jobs::{AppendForm, Voice};
 use crate::records::RecordSet;
 
-/// The answering log's watermark.
-pub fn mark(log: u32, epoch: u32, durable_lsn: u64) -> ReplyMark {
-    ReplyMark {
-        durable_lsn,
-        log,
-        epoch,
+/// When a reply is made.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    /// The answering log's watermark.
+    pub mark: ReplyMark,
+    pub wall_us: u64,
+}
+
+impl Moment {
+    /// What HTTP says in every head.
+    pub fn general(self, keep_alive: bool) -> General {
+        General {
+            keep_alive,
+            unix_seconds: self.wall_us / 1_000_000,
+        }
     }
 }
 
 pub fn refusal(
     out: &mut Vec<u8>,
     voice: &Voice,
-    mark: ReplyMark,
+    now: Moment,
     refusal: &Refusal,
     allow: Option<&str>,
 ) {
     match *voice {
-        Voice::Native { id, opcode } => native::error_reply(out, id, opcode, mark, refusal),
+        Voice::Native { id, opcode } => native::error_reply(out, id, opcode, now.mark, refusal),
         Voice::Http { keep_alive, head } => {
-            http::reply::refusal(out, keep_alive, head, refusal, allow)
+            http::reply::refusal(out, now.general(keep_alive), head, refusal, allow)
         }
     }
 }
@@ -34,7 +45,7 @@ pub fn refusal(
 pub fn appended(
     out: &mut Vec<u8>,
     voice: &Voice,
-    mark: ReplyMark,
+    now: Moment,
     durability: Durability,
     form: AppendForm,
     parts: &[AppendPart],
@@ -42,7 +53,7 @@ pub fn appended(
 ) {
     match *voice {
         Voice::Native { id, .. } => {
-            native::append_reply(out, id, mark, durability, parts, versions)
+            native::append_reply(out, id, now.mark, durability, parts, versions)
         }
         Voice::Http { keep_alive, .. } => {
             let first = &parts[0];
@@ -50,7 +61,7 @@ pub fn appended(
             match form {
                 AppendForm::One => http::reply::appended(
                     out,
-                    keep_alive,
+                    now.general(keep_alive),
                     first.log,
                     first.first_lsn,
                     version,
@@ -58,7 +69,7 @@ pub fn appended(
                 ),
                 AppendForm::Delete => http::reply::no_content(
                     out,
-                    keep_alive,
+                    now.general(keep_alive),
                     first.log,
                     first.first_lsn,
                     version,
@@ -66,7 +77,13 @@ pub fn appended(
                 ),
                 AppendForm::Many => {
                     let records = parts.iter().map(|p| u64::from(p.records)).sum();
-                    http::reply::appended_many(out, keep_alive, records, parts, durability);
+                    http::reply::appended_many(
+                        out,
+                        now.general(keep_alive),
+                        records,
+                        parts,
+                        durability,
+                    );
                 }
             }
         }
@@ -76,29 +93,31 @@ pub fn appended(
 pub fn record(
     out: &mut Vec<u8>,
     voice: &Voice,
-    mark: ReplyMark,
+    now: Moment,
     record: &RecordOut<'_>,
-    if_none_match: Option<u32>,
+    unless: Unless,
 ) {
     match *voice {
-        Voice::Native { id, .. } => native::get_reply(out, id, mark, record),
-        Voice::Http { keep_alive, .. } if if_none_match == Some(record.version) => {
-            http::reply::not_modified(out, keep_alive, record.version);
+        Voice::Native { id, .. } => native::get_reply(out, id, now.mark, record),
+        Voice::Http { keep_alive, .. } if unless.is(record.version) => {
+            http::reply::not_modified(out, now.general(keep_alive), record.version);
         }
-        Voice::Http { keep_alive, head } => http::reply::record(out, keep_alive, head, record),
+        Voice::Http { keep_alive, head } => {
+            http::reply::record(out, now.general(keep_alive), head, record)
+        }
     }
 }
 
 pub fn records(
     out: &mut Vec<u8>,
     voice: &Voice,
-    mark: ReplyMark,
+    now: Moment,
     sets: &[RecordSet],
     cursor: Option<&Cursor>,
 ) {
     match *voice {
         Voice::Native { id, opcode } => {
-            let mut reply = native::RecordsReply::begin(out, id, opcode, mark);
+            let mut reply = native::RecordsReply::begin(out, id, opcode, now.mark);
             for record in sets.iter().flat_map(RecordSet::iter) {
                 reply.record(out, &record);
             }
@@ -110,7 +129,7 @@ pub fn records(
             for record in sets.iter().flat_map(RecordSet::iter) {
                 ndjson::write_record(&mut lines, &record);
             }
-            http::reply::ndjson(out, keep_alive, head, &lines, cursor);
+            http::reply::ndjson(out, now.general(keep_alive), head, &lines, cursor);
         }
     }
 }
@@ -135,16 +154,21 @@ pub fn events(out: &mut Vec<u8>, sets: &[RecordSet], cursor: &Cursor) {
 pub fn body(
     out: &mut Vec<u8>,
     voice: &Voice,
-    mark: ReplyMark,
+    now: Moment,
     status: u16,
     content_type: &str,
     body: &[u8],
 ) {
     match *voice {
-        Voice::Native { id, opcode } => native::bytes_reply(out, id, opcode, mark, body),
-        Voice::Http { keep_alive, head } => {
-            http::reply::body(out, keep_alive, head, status, content_type, body)
-        }
+        Voice::Native { id, opcode } => native::bytes_reply(out, id, opcode, now.mark, body),
+        Voice::Http { keep_alive, head } => http::reply::body(
+            out,
+            now.general(keep_alive),
+            head,
+            status,
+            content_type,
+            body,
+        ),
     }
 }
 

@@ -13,7 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::{ContentType, KEY_BYTES_MAX, RecordOut};
+use crate::model::{refuse_key, refuse_payload};
+use crate::{Code, ContentType, KEY_BYTES_MAX, RecordOut, Refusal};
 
 /// One line that came in.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,11 +49,12 @@ fn present_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, st
     Text::deserialize(from).map(|text| Some(text.0))
 }
 
-/// Lines of a body; empty lines are skipped; Err((line number from 1, why)).
+/// Lines of a body; empty lines are skipped; Err((line number from 1, why)). Keys and payloads over their bounds are
+/// [`Code::TooLarge`], everything else is [`Code::Malformed`].
 pub fn lines<'a>(
     body: &'a [u8],
-    payload_bytes_max: usize,
-) -> impl Iterator<Item = Result<Line<'a>, (u64, String)>> {
+    payload_bytes_max: u32,
+) -> impl Iterator<Item = Result<Line<'a>, (u64, Refusal)>> {
     let mut rest = body;
     let mut number = 0;
     std::iter::from_fn(move || {
@@ -71,10 +73,10 @@ pub fn lines<'a>(
     })
 }
 
-fn line(text: &[u8], payload_bytes_max: usize) -> Result<Line<'_>, String> {
+fn line(text: &[u8], payload_bytes_max: u32) -> Result<Line<'_>, Refusal> {
     // serde would also read the fields from an array, by position.
     if text[0] != b'{' {
-        return Err("not a JSON object: write {\"key\":…,\"value\":…}".to_owned());
+        return malformed("not a JSON object: write {\"key\":…,\"value\":…}");
     }
     let Fields {
         key,
@@ -84,40 +86,45 @@ fn line(text: &[u8], payload_bytes_max: usize) -> Result<Line<'_>, String> {
         // serde counts lines within the line, which would read as the body's.
         let said = error.to_string();
         let what = said.split(" at line ").next().unwrap_or(&said);
-        format!("{what} at column {}", error.column())
+        Refusal::new(
+            Code::Malformed,
+            format!("{what} at column {}", error.column()),
+        )
     })?;
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(format!(
-            "key has {} bytes: give it 1 to {KEY_BYTES_MAX}",
-            key.len()
-        ));
+        return Err(refuse_key(key.len()));
     }
     let (payload, content_type) = match (value, value_base64) {
         (Some(value), None) => (Cow::Borrowed(value.get().as_bytes()), ContentType::JSON),
         (None, Some(text)) => {
-            let bytes = STANDARD
-                .decode(text.as_bytes())
-                .map_err(|error| format!("value_base64 is not base64 ({error})"))?;
+            let bytes = STANDARD.decode(text.as_bytes()).map_err(|error| {
+                Refusal::new(
+                    Code::Malformed,
+                    format!("value_base64 is not base64 ({error})"),
+                )
+            })?;
             (Cow::Owned(bytes), ContentType::OCTET_STREAM)
         }
         (Some(_), Some(_)) => {
-            return Err("value and value_base64 are both there: send one of them".to_owned());
+            return malformed("value and value_base64 are both there: send one of them");
         }
         (None, None) => {
-            return Err("neither value nor value_base64 is there: send one of them".to_owned());
+            return malformed("neither value nor value_base64 is there: send one of them");
         }
     };
-    if payload.len() > payload_bytes_max {
-        return Err(format!(
-            "payload has {} bytes: keep payloads within {payload_bytes_max}",
-            payload.len()
-        ));
+    if payload.len() as u64 > u64::from(payload_bytes_max) {
+        return Err(refuse_payload(payload.len() as u64, payload_bytes_max));
     }
     Ok(Line {
         key,
         payload,
         content_type,
     })
+}
+
+#[cold]
+fn malformed<T>(why: &str) -> Result<T, Refusal> {
+    Err(Refusal::new(Code::Malformed, why))
 }
 
 /// `{"key","version","position","timestamp",("tombstone":true)|("value"|"value_base64"),"content_type"?}` and a newline.

@@ -3,20 +3,21 @@
 use wire::ndjson::{lines, write_record};
 use wire::*;
 
-type Read = Result<(String, String, bool), (u64, String)>;
+type Read = Result<(String, String, bool), (u64, Code, String)>;
 
 /// (key, payload, is JSON) of each line, or the line number and what is wrong.
 fn read(body: &str) -> Vec<Read> {
     lines(body.as_bytes(), 20)
         .map(|line| {
-            line.map(|line| {
-                let payload = String::from_utf8_lossy(&line.payload).into_owned();
-                (
-                    line.key.into_owned(),
-                    payload,
-                    line.content_type == ContentType::JSON,
-                )
-            })
+            line.map_err(|(number, why)| (number, why.code, why.message))
+                .map(|line| {
+                    let payload = String::from_utf8_lossy(&line.payload).into_owned();
+                    (
+                        line.key.into_owned(),
+                        payload,
+                        line.content_type == ContentType::JSON,
+                    )
+                })
         })
         .collect()
 }
@@ -28,9 +29,14 @@ fn good(line: &str, key: &str, payload: &str, json: bool) {
 
 #[track_caller]
 fn bad(line: &str, what: &str) {
+    bad_as(Code::Malformed, line, what);
+}
+
+#[track_caller]
+fn bad_as(expected: Code, line: &str, what: &str) {
     let body = format!("{{\"key\":\"a\",\"value\":1}}\n\n  {line}\r\n");
     match &read(&body)[..] {
-        [Ok(_), Err((3, why))] => assert!(why.contains(what), "{why}"),
+        [Ok(_), Err((3, code, why))] if *code == expected => assert!(why.contains(what), "{why}"),
         other => panic!("{other:?}"),
     }
 }
@@ -99,8 +105,9 @@ fn bad_lines_are_named() {
         "duplicate field `value`",
     );
     bad(r#"{"key":1,"value":1}"#, "invalid type: integer");
-    bad(r#"{"key":"","value":1}"#, "key has 0 bytes");
-    bad(
+    bad(r#"{"key":"","value":1}"#, "key is empty");
+    bad_as(
+        Code::TooLarge,
         &format!(r#"{{"key":"{}","value":1}}"#, "k".repeat(1025)),
         "key has 1025 bytes",
     );
@@ -110,7 +117,8 @@ fn bad_lines_are_named() {
     );
     bad(r#"{"key":"k","value":1"#, "EOF");
     bad(r#"{"key":"k","value":tru}"#, "expected ident at column 23");
-    bad(
+    bad_as(
+        Code::TooLarge,
         r#"{"key":"k","value":"123456789012345678901"}"#,
         "payload has 23 bytes: keep payloads within 20",
     );

@@ -27,6 +27,7 @@ use crate::metrics::{ShardMetrics, ShardSnapshot};
 use crate::outbox::{Operation, Released};
 use crate::partition::{Appended, Partition, refuse_for};
 use crate::reads::{Reads, Scan, ScanHints};
+use crate::render::Moment;
 use line::Inbound;
 use probes::Probing;
 
@@ -172,6 +173,12 @@ impl<S> Core<S> {
             durable_lsn: self.partition.log.durable_lsn(),
             log: self.log_number(),
             epoch: self.epoch,
+        }
+    }
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            mark: self.mark(),
+            wall_us: self.now.wall_us,
         }
     }
     pub(crate) fn shards(&self) -> usize {

@@ -52,6 +52,7 @@ impl<S> Core<S> {
                 self.wait_in_line(who);
             }
             Later::Read => self.read_for_conditions(who),
+            Later::KeyUse => {}
         }
     }
 

@@ -45,7 +45,7 @@ impl<S> Core<S> {
         refusal: &Refusal,
     ) {
         self.count_refusal(refusal);
-        let mark = self.mark();
+        let now = self.moment();
         let voice = match conn.door {
             crate::driver::Door::Http => crate::jobs::Voice::Http {
                 keep_alive: false,
@@ -59,7 +59,7 @@ impl<S> Core<S> {
             count: 1,
         };
         conn.out.reply(0, released, |out| {
-            crate::render::refusal(out, &voice, mark, refusal, None)
+            crate::render::refusal(out, &voice, now, refusal, None)
         });
         conn.closing = true;
         conn.input = Vec::new();

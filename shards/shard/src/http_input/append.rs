@@ -119,7 +119,8 @@ impl<S> Core<S> {
                 let gate = self
                     .partition
                     .gate(append_gate(posted.durability, done.last_lsn));
-                let mark = self.mark();
+                let moment = self.moment();
+                let mark = moment.mark;
                 let part = AppendPart {
                     log: mark.log,
                     records: done.records,
@@ -135,7 +136,7 @@ impl<S> Core<S> {
                     render::appended(
                         out,
                         &voice,
-                        mark,
+                        moment,
                         posted.durability,
                         posted.form,
                         &[part],
@@ -170,13 +171,15 @@ impl<S> Core<S> {
     ) -> Result<(), Later> {
         // Every line is understood before anything is appended anywhere.
         let mut lines = Vec::new();
-        for line in ndjson::lines(body, self.shared.bounds.payload_bytes_max as usize) {
+        for line in ndjson::lines(body, self.shared.bounds.payload_bytes_max) {
             match line {
                 Ok(line) => lines.push(line),
                 Err((number, why)) => {
-                    let message =
-                        format!("line {number}: {why}; nothing of this request was appended");
-                    self.http_refuse(conn, voice, &refuse(Code::Malformed, message));
+                    let message = format!(
+                        "line {number}: {}; nothing of this request was appended",
+                        why.message
+                    );
+                    self.http_refuse(conn, voice, &refuse(why.code, message));
                     return Ok(());
                 }
             }
@@ -207,6 +210,10 @@ impl<S> Core<S> {
                 fingerprint: crate::dedup::fingerprint(records),
             },
         };
+        if let Some(refusal) = self.objection_to_key(conn, voice, &once)? {
+            self.http_refuse(conn, voice, &refusal);
+            return Ok(());
+        }
         let form = AppendForm::Many;
         if let Some(owner) = self.single_owner(records, count) {
             let posted = Posted {

@@ -9,6 +9,7 @@ use crate::jobs::{Asker, Voice, Work};
 use crate::outbox::{Operation, Released};
 use crate::records::record_out;
 use crate::render;
+use wire::http::Unless;
 
 impl<S> Core<S> {
     pub(super) fn http_get(
@@ -17,11 +18,11 @@ impl<S> Core<S> {
         voice: Voice,
         stream: &[u8],
         key: &[u8],
-        if_none_match: Option<u32>,
+        unless: Unless,
     ) {
         let owner = self.owner_of(key);
         if owner == self.id && self.state == State::Ready {
-            let (log, mark) = (self.log_number(), self.mark());
+            let (log, moment) = (self.log_number(), self.moment());
             let failed = self.partition.log.failed().is_some();
             if let Some((record, gate)) = self.partition.find_shown(stream, key, None) {
                 if gate > 0 && failed {
@@ -34,7 +35,7 @@ impl<S> Core<S> {
                     count: 1,
                 };
                 let now = conn.out.reply(gate, released, |out| {
-                    render::record(out, &voice, mark, &record_out(log, &record), if_none_match);
+                    render::record(out, &voice, moment, &record_out(log, &record), unless);
                 });
                 if now {
                     self.latency.record(&released, self.now.monotonic_ns);
@@ -43,7 +44,7 @@ impl<S> Core<S> {
             }
         }
         let asker = Asker::on(conn, voice);
-        let ticket = self.jobs.add(asker, 1, Work::Get { if_none_match });
+        let ticket = self.jobs.add(asker, 1, Work::Get { unless });
         self.ask(owner, ticket, &Ask::Get { stream, key });
     }
 }

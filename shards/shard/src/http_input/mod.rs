@@ -1,10 +1,11 @@
 //! HTTP requests: from a connection's bytes to work. Replies keep the order of requests; the outbox sees to that.
 //!
-//! Appends (`append`) and gets of what is in memory (`get`) are answered on the spot, everything else becomes a job. It does
-//! not know how a request or a reply is spelt (`wire::http`, `render`).
+//! Appends (`append`; `keyed` is what batches under an Idempotency-Key need besides) and gets of what is in memory (`get`) are
+//! answered on the spot, everything else becomes a job. It does not know how a request or a reply is spelt (`wire::http`, `render`).
 
 mod append;
 mod get;
+mod keyed;
 
 use wire::http::{self, Parsed, Request, Route, reply};
 use wire::{AppendRecord, Code, ContentType, Refusal};
@@ -52,10 +53,12 @@ impl<S> Core<S> {
                     request,
                     keep_alive,
                 } => {
+                    let operation = operation_of(&request.route);
                     if let Err(later) = self.http_request(conn, request, keep_alive) {
                         self.stall(conn, later);
                         break;
                     }
+                    self.metrics.requests(Protocol::Http, operation, 1);
                     conn.continue_sent = false;
                     conn.closing |= !keep_alive;
                     used += consumed;
@@ -71,9 +74,9 @@ impl<S> Core<S> {
                         keep_alive: consumed.is_some(),
                         head,
                     };
-                    let mark = self.mark();
+                    let now = self.moment();
                     conn.out.reply(0, other(conn), |out| {
-                        render::refusal(out, &voice, mark, &refusal, allow)
+                        render::refusal(out, &voice, now, &refusal, allow)
                     });
                     conn.continue_sent = false;
                     match consumed {
@@ -102,8 +105,6 @@ impl<S> Core<S> {
             keep_alive,
             head: request.head,
         };
-        self.metrics
-            .requests(Protocol::Http, operation_of(&request.route), 1);
         let open = matches!(
             request.route,
             Route::Healthz | Route::Readyz | Route::OpenApi
@@ -190,8 +191,8 @@ impl<S> Core<S> {
             Route::Get {
                 stream,
                 key,
-                if_none_match,
-            } => self.http_get(conn, voice, stream.as_bytes(), &key, if_none_match),
+                unless,
+            } => self.http_get(conn, voice, stream.as_bytes(), &key, unless),
             Route::History {
                 stream,
                 key,
@@ -240,7 +241,9 @@ impl<S> Core<S> {
                 }
                 let mut at_once = limit;
                 if event_stream {
-                    conn.out.reply(0, other(conn), reply::event_stream_head);
+                    let general = self.moment().general(false);
+                    conn.out
+                        .reply(0, other(conn), |out| reply::event_stream_head(out, general));
                     at_once = limit.min(EVENTS_AT_ONCE);
                 }
                 let wait_until_ns = self.now.monotonic_ns + u64::from(wait_ms) * 1_000_000;
@@ -338,9 +341,9 @@ impl<S> Core<S> {
         content_type: &str,
         body: &[u8],
     ) {
-        let mark = self.mark();
+        let now = self.moment();
         conn.out.reply(0, other(conn), |out| {
-            render::body(out, &voice, mark, status, content_type, body)
+            render::body(out, &voice, now, status, content_type, body)
         });
     }
 
@@ -357,9 +360,9 @@ impl<S> Core<S> {
         refusal: &Refusal,
     ) {
         self.count_refusal(refusal);
-        let (gate, mark) = (self.partition.gate(lsn), self.mark());
+        let (gate, now) = (self.partition.gate(lsn), self.moment());
         conn.out.reply(gate, other(conn), |out| {
-            render::refusal(out, &voice, mark, refusal, None)
+            render::refusal(out, &voice, now, refusal, None)
         });
     }
 

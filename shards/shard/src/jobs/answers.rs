@@ -20,6 +20,8 @@ enum Next {
         limit: u32,
     },
     Finish,
+    /// The request that this is for is tried again.
+    Retry,
 }
 
 impl<S> Core<S> {
@@ -122,6 +124,21 @@ impl<S> Core<S> {
                     Next::Wait
                 }
             }
+            (Work::KeyUse(_), Answer::KeyFree) => {
+                if job.waits_for == 0 {
+                    Next::Retry
+                } else {
+                    Next::Wait
+                }
+            }
+            (Work::KeyUse(used), Answer::Refused(refusal)) => {
+                used.objection.get_or_insert(refusal);
+                if job.waits_for == 0 {
+                    Next::Retry
+                } else {
+                    Next::Wait
+                }
+            }
             (Work::PutStream, Answer::StreamPut) => {
                 if job.waits_for == 0 {
                     Next::Finish
@@ -156,6 +173,7 @@ impl<S> Core<S> {
                 };
                 self.ask(shard, ticket, &ask);
             }
+            Next::Retry => self.key_use_is_known(ticket),
             Next::Finish => self.finish(ticket),
         }
     }

@@ -10,6 +10,7 @@ mod replies;
 mod tails;
 
 use wire::cursor::Walked;
+use wire::http::Unless;
 use wire::native::AppendPart;
 use wire::{Cursor, Durability, Refusal};
 
@@ -42,12 +43,13 @@ pub struct Asker {
 pub enum Work {
     Append(AppendWork),
     Get {
-        if_none_match: Option<u32>,
+        unless: Unless,
     },
     History,
     Scan(ScanWork),
     Tail(ScanWork),
     PutStream,
+    KeyUse(KeyUse),
     Streams {
         only: Option<Vec<u8>>,
         found: Vec<StreamInfo>,
@@ -71,6 +73,14 @@ pub struct AppendWork {
     /// Versions by log, as they came.
     pub versions: Vec<(u32, Vec<u32>)>,
     pub refusal: Option<Refusal>,
+}
+
+/// What all shards say of an Idempotency-Key.
+pub struct KeyUse {
+    pub digest: u128,
+    pub fingerprint: u64,
+    /// Of a shard where the key was used for another request, or that cannot say.
+    pub objection: Option<Refusal>,
 }
 
 /// What kind of append request it was.

@@ -3,6 +3,7 @@
 //! A job that ends is out of the slab and off its connection's count before its reply is written. It does not know how the
 //! protocols spell a reply (`render`), or when it may leave (`outbox`).
 
+use wire::native::ReplyMark;
 use wire::{Code, Refusal};
 
 use super::{AppendWork, Job, Work};
@@ -10,7 +11,7 @@ use crate::core::Core;
 use crate::hop::Ticket;
 use crate::partition::refuse;
 use crate::records::RecordSet;
-use crate::render;
+use crate::render::{self, Moment};
 
 /// Replies above this are refused while clients leave too much unread.
 const LARGE_REPLY_BYTES: usize = 16 * 1024;
@@ -20,10 +21,10 @@ impl<S> Core<S> {
         let Some(job) = self.jobs.remove(ticket) else {
             return;
         };
-        let mark = render::mark(job.log, job.epoch, job.durable_lsn);
+        let now = self.moment_of(&job);
         self.count_refusal(&refusal);
         self.reply_to(&job, |out| {
-            render::refusal(out, &job.asker.voice, mark, &refusal, None)
+            render::refusal(out, &job.asker.voice, now, &refusal, None)
         });
     }
 
@@ -37,19 +38,13 @@ impl<S> Core<S> {
         let Some(job) = self.jobs.remove(ticket) else {
             return;
         };
-        let mark = render::mark(job.log, job.epoch, job.durable_lsn);
+        let now = self.moment_of(&job);
         self.reply_to(&job, |out| match job.work {
-            Work::Get { if_none_match } => {
+            Work::Get { unless } => {
                 let record = set.iter().next().expect("a found record is in its set");
-                render::record(out, &job.asker.voice, mark, &record, if_none_match);
+                render::record(out, &job.asker.voice, now, &record, unless);
             }
-            _ => render::records(
-                out,
-                &job.asker.voice,
-                mark,
-                std::slice::from_ref(&set),
-                None,
-            ),
+            _ => render::records(out, &job.asker.voice, now, std::slice::from_ref(&set), None),
         });
     }
 
@@ -57,7 +52,7 @@ impl<S> Core<S> {
         let Some(mut job) = self.jobs.remove(ticket) else {
             return;
         };
-        let mark = render::mark(job.log, job.epoch, job.durable_lsn);
+        let now = self.moment_of(&job);
         let asker = job.asker;
         let voice = &asker.voice;
         match &mut job.work {
@@ -65,9 +60,8 @@ impl<S> Core<S> {
                 if let Some(refusal) = work.refusal.take() {
                     let refusal = partly(refusal, work);
                     self.count_refusal(&refusal);
-                    return self.reply_to(&job, |out| {
-                        render::refusal(out, voice, mark, &refusal, None)
-                    });
+                    return self
+                        .reply_to(&job, |out| render::refusal(out, voice, now, &refusal, None));
                 }
                 work.parts.sort_by_key(|p| p.log);
                 let versions = work.versions_in_request_order();
@@ -75,7 +69,7 @@ impl<S> Core<S> {
                     Work::Append(work) => render::appended(
                         out,
                         voice,
-                        mark,
+                        now,
                         work.durability,
                         work.form,
                         &work.parts,
@@ -89,7 +83,7 @@ impl<S> Core<S> {
                 let (sets, cursor) = (std::mem::take(&mut scan.set), scan.cursor.clone());
                 // A page without records is the end: no cursor, so that a loop over pages ends.
                 self.reply_to(&job, |out| {
-                    render::records(out, voice, mark, &sets, (!empty).then_some(&cursor))
+                    render::records(out, voice, now, &sets, (!empty).then_some(&cursor))
                 });
             }
             Work::Tail(tail) => {
@@ -109,14 +103,14 @@ impl<S> Core<S> {
                     return self.tail_goes_on(job, &sets, &cursor);
                 }
                 self.reply_to(&job, |out| {
-                    render::records(out, voice, mark, &sets, Some(&cursor))
+                    render::records(out, voice, now, &sets, Some(&cursor))
                 });
             }
             Work::PutStream => self.reply_to(&job, |out| {
                 render::body(
                     out,
                     voice,
-                    mark,
+                    now,
                     200,
                     "application/json",
                     b"{\"stored\":true}\n",
@@ -126,13 +120,11 @@ impl<S> Core<S> {
                 let text = render::streams(found, only.as_deref());
                 match text {
                     Some(text) => self.reply_to(&job, |out| {
-                        render::body(out, voice, mark, 200, "application/json", text.as_bytes())
+                        render::body(out, voice, now, 200, "application/json", text.as_bytes())
                     }),
                     None => {
                         let refusal = refuse(Code::NotFound, "no such stream");
-                        self.reply_to(&job, |out| {
-                            render::refusal(out, voice, mark, &refusal, None)
-                        });
+                        self.reply_to(&job, |out| render::refusal(out, voice, now, &refusal, None));
                     }
                 }
             }
@@ -147,7 +139,7 @@ impl<S> Core<S> {
                     render::body(
                         out,
                         voice,
-                        mark,
+                        now,
                         200,
                         crate::metrics::CONTENT_TYPE,
                         text.as_bytes(),
@@ -155,6 +147,18 @@ impl<S> Core<S> {
                 });
             }
             Work::Get { .. } | Work::History => unreachable!("answered with records"),
+            Work::KeyUse(_) => unreachable!("it has the request tried again"),
+        }
+    }
+
+    fn moment_of(&self, job: &Job) -> Moment {
+        Moment {
+            mark: ReplyMark {
+                durable_lsn: job.durable_lsn,
+                log: job.log,
+                epoch: job.epoch,
+            },
+            wall_us: self.now.wall_us,
         }
     }
 

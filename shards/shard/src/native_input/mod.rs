@@ -123,6 +123,7 @@ impl<S> Core<S> {
                 }
                 match frame.what {
                     What::Request(request) => {
+                        let operation = operation_of(&request);
                         if let Err(later) =
                             self.native_request(conn, frame.id, request, frame.digest)
                         {
@@ -132,6 +133,7 @@ impl<S> Core<S> {
                                 needed: 0,
                             };
                         }
+                        self.metrics.requests(Protocol::Native, operation, 1);
                     }
                     What::Refused(opcode, refusal) => {
                         self.native_refuse(conn, frame.id, opcode, &refusal)
@@ -207,8 +209,6 @@ impl<S> Core<S> {
         digest: Option<Digest>,
     ) -> Result<(), Later> {
         let op = opcode_of(&request);
-        self.metrics
-            .requests(Protocol::Native, operation_of(&request), 1);
         if !conn.authorised && !matches!(request, Request::Hello { .. }) {
             let refusal = refuse(
                 Code::Unauthorized,

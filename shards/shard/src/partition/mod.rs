@@ -87,6 +87,8 @@ pub enum Later {
     Room,
     /// Records that its conditions are about: those in `Probes::wanted`.
     Read,
+    /// What all shards say of its Idempotency-Key; the job that asks them has it tried again.
+    KeyUse,
 }
 
 /// Where the newest record of a key is.

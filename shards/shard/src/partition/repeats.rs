@@ -1,7 +1,7 @@
 //! Units that were seen before: asked before anything is laid down, remembered behind it.
 
 use wal::extension;
-use wire::Code;
+use wire::{Code, Refusal};
 
 use super::{Appended, NotAppended, Once, Partition, Unit, refuse};
 use crate::dedup::{
@@ -28,12 +28,7 @@ impl Partition {
         log_time_us: u64,
         versions: &mut Vec<u32>,
     ) -> Result<Option<Appended>, NotAppended> {
-        let mismatch = || {
-            NotAppended::Refused(refuse(
-                Code::IdempotencyMismatch,
-                "this idempotency key or producer sequence was used before with a different request: take a new one",
-            ))
-        };
+        let mismatch = || NotAppended::Refused(used_before());
         if let Some(repeat) = self.repeated_from_before(unit, log_time_us, versions)? {
             return Ok(Some(repeat));
         }
@@ -90,6 +85,20 @@ impl Partition {
         }))
     }
 
+    /// Refuses a key that is remembered for another request. The records of that one may all lie in this log, and those of the
+    /// one at hand in others.
+    pub fn key_is_free(&self, digest: u128, fingerprint: u64) -> Result<(), Refusal> {
+        let log_time_us = self.log.log_time_us();
+        let here = self.keys.check(digest, fingerprint, log_time_us);
+        let carried = self
+            .carried
+            .check_key(digest, fingerprint, log_time_us, std::iter::empty());
+        match here == KeyCheck::Mismatch || carried == CarriedKey::Mismatch {
+            true => Err(used_before()),
+            false => Ok(()),
+        }
+    }
+
     /// The first answer, if an earlier log gave it. Its lsn is that of the first record, where that still is; 0 where it is not.
     pub(super) fn repeated_from_before(
         &self,
@@ -119,12 +128,7 @@ impl Partition {
             ) {
                 CarriedSequence::Unknown => return Ok(None),
                 CarriedSequence::Repeat(answer) => answer,
-                CarriedSequence::Mismatch => {
-                    return refused(
-                        Code::IdempotencyMismatch,
-                        "this producer sequence was used before with a different request: take a new one".into(),
-                    );
-                }
+                CarriedSequence::Mismatch => return Err(NotAppended::Refused(used_before())),
                 CarriedSequence::Below(floor) => {
                     return refused(
                         Code::SequenceOutOfOrder,
@@ -148,12 +152,7 @@ impl Partition {
                 {
                     CarriedKey::Unknown => return Ok(None),
                     CarriedKey::Repeat(answer) => answer,
-                    CarriedKey::Mismatch => {
-                        return refused(
-                            Code::IdempotencyMismatch,
-                            "this idempotency key was used before with a different request: take a new one".into(),
-                        );
-                    }
+                    CarriedKey::Mismatch => return Err(NotAppended::Refused(used_before())),
                     CarriedKey::InPart => {
                         return refused(
                             Code::IdempotencyMismatch,
@@ -212,6 +211,14 @@ impl Partition {
             Once::Producer { .. } | Once::Key { .. } => ONCE_BYTES,
         }
     }
+}
+
+#[cold]
+fn used_before() -> Refusal {
+    refuse(
+        Code::IdempotencyMismatch,
+        "this idempotency key or producer sequence was used before with a different request: take a new one",
+    )
 }
 
 /// The fingerprint that a producer's request is to be checked by: where it is a mismatch, as an earlier version remembered it.

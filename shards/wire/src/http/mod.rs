@@ -128,8 +128,8 @@ pub enum Route<'a> {
         stream: &'a str,
         /// Key bytes.
         key: Cow<'a, [u8]>,
-        /// If-None-Match: "N" -> 304
-        if_none_match: Option<u32>,
+        /// From `If-None-Match`.
+        unless: Unless,
     },
     /// `GET /v1/streams/{stream}/records/{key}/history`
     History {
@@ -188,6 +188,28 @@ pub enum Route<'a> {
     Metrics,
     /// `GET /v1/openapi.json`
     OpenApi,
+}
+
+/// Which newest version is not sent again but answered with 304 (RFC 9110, section 13.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unless {
+    /// The record is sent whatever its version.
+    Never,
+    /// The client has this one.
+    Version(u32),
+    /// `*`: it wants to know only that there is one.
+    Any,
+}
+
+impl Unless {
+    /// Whether a record with this version is not sent.
+    pub fn is(self, version: u32) -> bool {
+        match self {
+            Unless::Never => false,
+            Unless::Version(has) => has == version,
+            Unless::Any => true,
+        }
+    }
 }
 
 impl<'a> Route<'a> {

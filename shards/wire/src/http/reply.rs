@@ -1,4 +1,4 @@
-//! Whole responses appended to `out`. Every one has Content-Length (or is a stream), Content-Type, and Connection: close when `!keep_alive`.
+//! Whole responses appended to `out`. Every one has Content-Length (or is a stream), Content-Type, and what [`General`] says.
 //!
 //! Heads of the hot replies are copied together from pieces; nothing is formatted by `fmt` on their way. It does not
 //! know when a response may be sent.
@@ -14,18 +14,38 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 const JSON: &[u8] = b"application/json";
 
+/// What every response says besides what it is about.
+#[derive(Clone, Copy, Debug)]
+pub struct General {
+    /// False: the connection ends behind this response, which says `Connection: close`.
+    pub keep_alive: bool,
+    /// `Date`: when the response was made, in seconds since 1970 (RFC 9110, section 6.6.1).
+    pub unix_seconds: u64,
+}
+
 fn number(out: &mut Vec<u8>, value: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Ends a head.
 #[inline]
-fn end(out: &mut Vec<u8>, keep_alive: bool) {
-    out.extend_from_slice(if keep_alive {
+fn end(out: &mut Vec<u8>, general: General) {
+    date(out, general.unix_seconds);
+    out.extend_from_slice(if general.keep_alive {
         b"\r\n"
     } else {
         b"Connection: close\r\n\r\n"
     });
+}
+
+#[inline]
+fn date(out: &mut Vec<u8>, unix_seconds: u64) {
+    thread_local! {
+        static NOW: LastDate = const { LastDate::none() };
+    }
+    out.extend_from_slice(b"Date: ");
+    out.extend_from_slice(&NOW.with(|last| last.fixdate(unix_seconds)));
+    out.extend_from_slice(b"\r\n");
 }
 
 #[inline]
@@ -56,7 +76,7 @@ fn content(out: &mut Vec<u8>, content_type: &[u8], bytes: usize) {
 /// 201 with ETag and position: `{"position":"log:lsn","version":N,"durability":"durable"}`.
 pub fn appended(
     out: &mut Vec<u8>,
-    keep_alive: bool,
+    general: General,
     log: u32,
     lsn: u64,
     version: u32,
@@ -79,7 +99,7 @@ pub fn appended(
     content(out, JSON, parts.iter().map(|part| part.len()).sum());
     etag(out, version);
     position(out, log, lsn);
-    end(out, keep_alive);
+    end(out, general);
     for part in parts {
         out.extend_from_slice(part);
     }
@@ -89,7 +109,7 @@ pub fn appended(
 /// entry per log that got records, in the order of `parts`.
 pub fn appended_many(
     out: &mut Vec<u8>,
-    keep_alive: bool,
+    general: General,
     appended: u64,
     parts: &[AppendPart],
     durability: Durability,
@@ -123,30 +143,28 @@ pub fn appended_many(
         json.push(b'}');
     }
     json.extend_from_slice(b"]}");
-    body(out, keep_alive, false, 200, "application/json", &json);
+    body(out, general, false, 200, "application/json", &json);
 }
 
 /// 200 with the payload as it came, ETag, position and Last-Modified. A tombstone is not for this: it is a 404.
-pub fn record(out: &mut Vec<u8>, keep_alive: bool, head: bool, record: &RecordOut<'_>) {
+pub fn record(out: &mut Vec<u8>, general: General, head: bool, record: &RecordOut<'_>) {
     out.reserve(256 + record.payload.len());
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     content(out, record.content_type.as_header(), record.payload.len());
     etag(out, record.version);
     position(out, record.log, record.lsn);
-    out.extend_from_slice(b"Last-Modified: ");
-    out.extend_from_slice(&fixdate(record.timestamp_us));
-    out.extend_from_slice(b"\r\n");
-    end(out, keep_alive);
+    last_modified(out, record.timestamp_us);
+    end(out, general);
     if !head {
         out.extend_from_slice(record.payload);
     }
 }
 
 /// 304 with ETag.
-pub fn not_modified(out: &mut Vec<u8>, keep_alive: bool, version: u32) {
+pub fn not_modified(out: &mut Vec<u8>, general: General, version: u32) {
     out.extend_from_slice(b"HTTP/1.1 304 Not Modified\r\n");
     etag(out, version);
-    end(out, keep_alive);
+    end(out, general);
 }
 
 /// 204 for a tombstone that was appended: its position and version.
@@ -154,7 +172,7 @@ pub fn not_modified(out: &mut Vec<u8>, keep_alive: bool, version: u32) {
 /// A 204 has no body to say in what it got, so a header does: `X-Pinion-Durability`.
 pub fn no_content(
     out: &mut Vec<u8>,
-    keep_alive: bool,
+    general: General,
     log: u32,
     lsn: u64,
     version: u32,
@@ -166,13 +184,13 @@ pub fn no_content(
     out.extend_from_slice(b"X-Pinion-Durability: ");
     out.extend_from_slice(durability.name().as_bytes());
     out.extend_from_slice(b"\r\n");
-    end(out, keep_alive);
+    end(out, general);
 }
 
 /// 200 with lines as [`crate::ndjson::write_record`] writes them, and the cursor of the next page.
 pub fn ndjson(
     out: &mut Vec<u8>,
-    keep_alive: bool,
+    general: General,
     head: bool,
     lines: &[u8],
     cursor: Option<&Cursor>,
@@ -184,7 +202,7 @@ pub fn ndjson(
         out.extend_from_slice(cursor.encode().as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    end(out, keep_alive);
+    end(out, general);
     if !head {
         out.extend_from_slice(lines);
     }
@@ -193,7 +211,7 @@ pub fn ndjson(
 /// Any status with a body.
 pub fn body(
     out: &mut Vec<u8>,
-    keep_alive: bool,
+    general: General,
     head: bool,
     status: u16,
     content_type: &str,
@@ -201,7 +219,7 @@ pub fn body(
 ) {
     status_line(out, status);
     content(out, content_type.as_bytes(), body.len());
-    end(out, keep_alive);
+    end(out, general);
     if !head {
         out.extend_from_slice(body);
     }
@@ -211,7 +229,7 @@ pub fn body(
 /// may succeed, `WWW-Authenticate` with 401.
 pub fn refusal(
     out: &mut Vec<u8>,
-    keep_alive: bool,
+    general: General,
     head: bool,
     refusal: &Refusal,
     allow: Option<&str>,
@@ -240,7 +258,7 @@ pub fn refusal(
     if refusal.code == Code::Unauthorized {
         out.extend_from_slice(b"WWW-Authenticate: Bearer\r\n");
     }
-    end(out, keep_alive);
+    end(out, general);
     if !head {
         out.extend_from_slice(&json);
     }
@@ -256,9 +274,16 @@ struct Problem<'a> {
 }
 
 /// The head of an event stream; its end is the end of the connection.
-pub fn event_stream_head(out: &mut Vec<u8>) {
+pub fn event_stream_head(out: &mut Vec<u8>, general: General) {
     out.extend_from_slice(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n",
+    );
+    end(
+        out,
+        General {
+            keep_alive: false,
+            ..general
+        },
     );
 }
 
@@ -308,25 +333,46 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` of a log time. The last one is kept: records that are read together were often
-/// written together, and calendars are slow.
-fn fixdate(timestamp_us: u64) -> [u8; 29] {
+/// Log times of records that are read together are often of one second.
+fn last_modified(out: &mut Vec<u8>, timestamp_us: u64) {
     thread_local! {
-        static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+        static READ: LastDate = const { LastDate::none() };
     }
-    // The last second of 9999, behind which the format has no years.
-    let second = (timestamp_us / 1_000_000).min(253_402_300_799);
-    let (last, text) = LAST.get();
-    if last == second {
-        return text;
+    out.extend_from_slice(b"Last-Modified: ");
+    out.extend_from_slice(&READ.with(|last| last.fixdate(timestamp_us / 1_000_000)));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The date that was asked for last, and how it is written: calendars are slow.
+struct LastDate(Cell<(u64, [u8; 29])>);
+
+impl LastDate {
+    const fn none() -> LastDate {
+        LastDate(Cell::new((u64::MAX, [0; 29])))
     }
-    let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
-    let text = text
-        .as_bytes()
-        .try_into()
-        .expect("an IMF-fixdate has 29 bytes");
-    LAST.set((second, text));
-    text
+
+    /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+    #[inline]
+    fn fixdate(&self, unix_seconds: u64) -> [u8; 29] {
+        let (last, text) = self.0.get();
+        if last == unix_seconds {
+            return text;
+        }
+        self.format(unix_seconds)
+    }
+
+    #[cold]
+    fn format(&self, unix_seconds: u64) -> [u8; 29] {
+        // The last second of 9999, behind which the format has no years.
+        let second = unix_seconds.min(253_402_300_799);
+        let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+        let text = text
+            .as_bytes()
+            .try_into()
+            .expect("an IMF-fixdate has 29 bytes");
+        self.0.set((unix_seconds, text));
+        text
+    }
 }
 
 #[cfg(test)]
@@ -335,16 +381,15 @@ mod tests {
 
     #[test]
     fn dates_are_formatted_once_a_second_and_never_out_of_range() {
-        assert_eq!(
-            &fixdate(784_111_777_000_000),
-            b"Sun, 06 Nov 1994 08:49:37 GMT"
-        );
-        assert_eq!(
-            &fixdate(784_111_777_999_999),
-            b"Sun, 06 Nov 1994 08:49:37 GMT"
-        );
-        assert_eq!(&fixdate(0), b"Thu, 01 Jan 1970 00:00:00 GMT");
-        assert_eq!(&fixdate(u64::MAX), b"Fri, 31 Dec 9999 23:59:59 GMT");
+        let last = LastDate::none();
+        for (second, text) in [
+            (784_111_777, b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            (784_111_777, b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            (0, b"Thu, 01 Jan 1970 00:00:00 GMT"),
+            (u64::MAX - 1, b"Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(&last.fixdate(second), text);
+        }
     }
 
     #[test]

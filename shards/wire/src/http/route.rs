@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::head::Head;
 use super::query::{Param, Query, decode, number, read_cursor};
-use super::{Checked, Rejection, Route, reject};
+use super::{Checked, Rejection, Route, Unless, reject};
 use crate::model::{refuse_key, refuse_stream_name};
 use crate::{
     Code, Condition, ContentType, Durability, KEY_BYTES_MAX, Policy, Refusal, WAIT_MS_MAX,
@@ -105,10 +105,7 @@ pub(super) fn resolve<'a>(method: &str, target: &'a str, head: &Head<'a>) -> Che
             Ok(Route::Get {
                 stream: stream(name)?,
                 key: key_bytes(key)?,
-                // Any other form of the field is no match, so that the record is sent: right, if not as cheap.
-                if_none_match: head
-                    .if_none_match
-                    .and_then(|tag| etag(tag.strip_prefix(b"W/").unwrap_or(tag))),
+                unless: head.if_none_match.map_or(Unless::Never, unless),
             })
         }
         ("POST", Place::Record(name, key)) => {
@@ -225,12 +222,15 @@ fn not_allowed<T>(place: Place<'_>) -> Checked<T> {
 
 /// `http://host/path` is what proxies are sent, and a server must take it too (RFC 9112, section 3.2.2).
 fn origin_form(target: &str) -> &str {
-    let Some(behind) = target
-        .strip_prefix("http://")
-        .or_else(|| target.strip_prefix("https://"))
-    else {
+    if target.starts_with('/') {
+        return target;
+    }
+    let Some((scheme, behind)) = target.split_once("://") else {
         return target;
     };
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return target;
+    }
     match behind.find(['/', '?']) {
         Some(at) => &behind[at..],
         None => "/",
@@ -287,6 +287,19 @@ fn key_bytes(raw: &str) -> Checked<Cow<'_, [u8]>> {
 fn etag(value: &[u8]) -> Option<u32> {
     let digits = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     number(digits)
+}
+
+/// `*`, or a list of which the largest version counts: if one of them is the newest, it is that one. What is not ours matches
+/// nothing.
+fn unless(field: &[u8]) -> Unless {
+    if field == b"*" {
+        return Unless::Any;
+    }
+    let versions = field.split(|byte| *byte == b',').filter_map(|tag| {
+        let tag = tag.trim_ascii();
+        etag(tag.strip_prefix(b"W/").unwrap_or(tag))
+    });
+    versions.max().map_or(Unless::Never, Unless::Version)
 }
 
 fn condition(head: &Head<'_>) -> Checked<Condition> {
@@ -353,7 +366,9 @@ mod tests {
     #[test]
     fn absolute_form_is_taken() {
         assert_eq!(origin_form("http://h:1/v1/streams?x"), "/v1/streams?x");
+        assert_eq!(origin_form("HTTPS://h/metrics"), "/metrics");
         assert_eq!(origin_form("http://h"), "/");
+        assert_eq!(origin_form("ftp://h/metrics"), "ftp://h/metrics");
         assert_eq!(origin_form("/v1/streams"), "/v1/streams");
     }
 }

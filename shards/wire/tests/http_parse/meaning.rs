@@ -7,19 +7,19 @@ fn every_route_at_every_split() {
     for (first, expected) in [
         (
             "GET /v1/streams/s/records/k",
-            r#"Get { stream: "s", key: [107], if_none_match: None }"#,
+            r#"Get { stream: "s", key: [107], unless: Never }"#,
         ),
         (
             "HEAD /v1/streams/s/records/k",
-            r#"Get { stream: "s", key: [107], if_none_match: None } head"#,
+            r#"Get { stream: "s", key: [107], unless: Never } head"#,
         ),
         (
             "GET /v1/streams/s/records/%00%fF%2F%25",
-            r#"Get { stream: "s", key: [0, 255, 47, 37], if_none_match: None }"#,
+            r#"Get { stream: "s", key: [0, 255, 47, 37], unless: Never }"#,
         ),
         (
             "GET /v1/streams/a.b_c:d-E9/records/k",
-            r#"Get { stream: "a.b_c:d-E9", key: [107], if_none_match: None }"#,
+            r#"Get { stream: "a.b_c:d-E9", key: [107], unless: Never }"#,
         ),
         (
             "GET /v1/streams/s/records/k/history",
@@ -132,20 +132,21 @@ fn header_fields_decide() {
         ),
     );
     for (fields, expected) in [
-        (&["If-None-Match: \"3\""][..], "if_none_match: Some(3) }"),
-        (&["If-None-Match: W/\"3\""], "if_none_match: Some(3) }"),
-        (&["If-None-Match: *"], "if_none_match: None }"),
-        (&["If-None-Match: \"3\", \"4\""], "if_none_match: None }"),
+        (&["If-None-Match: \"3\""][..], "unless: Version(3) }"),
+        (&["If-None-Match: W/\"3\""], "unless: Version(3) }"),
+        (&["If-None-Match: *"], "unless: Any }"),
+        (
+            &["If-None-Match: \"3\" , W/\"4\",\"x\""],
+            "unless: Version(4) }",
+        ),
+        (&["If-None-Match: \"x\""], "unless: Never }"),
         (
             &["Authorization: bearer  tok"],
-            "if_none_match: None } bearer tok",
+            "unless: Never } bearer tok",
         ),
-        (&["Authorization: Basic tok"], "if_none_match: None }"),
-        (
-            &["Connection: keep-alive, Close"],
-            "if_none_match: None } close",
-        ),
-        (&["Connection: keep-alive"], "if_none_match: None }"),
+        (&["Authorization: Basic tok"], "unless: Never }"),
+        (&["Connection: keep-alive, Close"], "unless: Never } close"),
+        (&["Connection: keep-alive"], "unless: Never }"),
     ] {
         let whole = format!(r#"Get {{ stream: "s", key: [107], {expected}"#);
         let text = request(get, fields, "");
