@@ -31,6 +31,9 @@ pub mod fill_pace;
 mod full_disk_tests;
 mod gauges;
 mod held;
+mod histories;
+#[cfg(test)]
+mod histories_tests;
 mod hop;
 mod http_input;
 mod input;
@@ -84,6 +87,7 @@ mod turn_tests;
 mod undurable_tests;
 #[cfg(test)]
 mod unreadable_tests;
+mod waypoints;
 mod worth;
 
 pub use partition::IndexMemory;

@@ -12,14 +12,12 @@ use wire::{Code, Refusal};
 use crate::core::Core;
 use crate::hop::{Answer, Answered, Ask, Item, Origin, StreamInfo};
 use crate::partition::{Found, Later, NotAppended, Probed, Unit, append_gate, refuse};
-use crate::reads::{History, Read, Scan, Then};
+use crate::reads::{Read, Scan, Then};
 use crate::records::RecordSet;
 use crate::worth::Ended;
 
 /// A page or a history holds at most this much before it is cut.
 pub(crate) const ANSWER_BYTES_MAX: usize = 1024 * 1024;
-/// How far a history reads ahead when it does not know a record's length.
-const RECORD_GUESS_BYTES: usize = 1024;
 
 impl<S> Core<S> {
     /// Do what is asked. `Err` only for appends and stream definitions; nothing was done then.
@@ -242,85 +240,6 @@ impl<S> Core<S> {
         }
     }
 
-    fn serve_history(
-        &mut self,
-        origin: Origin,
-        stream: &[u8],
-        key: &[u8],
-        before: u32,
-        limit: usize,
-    ) {
-        let found = self.partition.streams.lookup(stream).and_then(|id| {
-            let digest = self.partition.digests.digest(id, key);
-            self.partition.index.get(digest).map(|entry| (id, entry))
-        });
-        let Some((stream, entry)) = found else {
-            return self.answer(origin, 0, Answer::Refused(self.not_found()));
-        };
-        let policy = self.partition.durable_policy(stream);
-        let depth = policy.and_then(|policy| policy.history_depth);
-        let history = History {
-            origin,
-            key: key.to_vec(),
-            stream,
-            before,
-            oldest_version: depth.map_or(0, |d| entry.version.saturating_sub(d) + 1),
-            ended: self.partition.ended(stream),
-            limit,
-            gate: self.partition.gate(entry.lsn),
-            set: RecordSet::new(self.log_number()),
-        };
-        self.walk_history(
-            Box::new(history),
-            Link {
-                lsn: entry.lsn,
-                location: entry.location,
-            },
-            entry.bytes as usize,
-        );
-    }
-
-    /// Follow a history from `link` through memory; read the device where memory ends.
-    fn walk_history(&mut self, mut history: Box<History>, mut link: Link, mut bytes: usize) {
-        loop {
-            match self.partition.resolve(link) {
-                Some((place, known)) => {
-                    bytes = known.unwrap_or(bytes);
-                    link = place;
-                }
-                // No older version, or none that is still there.
-                None => return self.end_history(*history),
-            }
-            let entry = index::Entry {
-                lsn: link.lsn,
-                version: 0,
-                tombstone: false,
-                location: link.location,
-                bytes: 0,
-            };
-            match self.partition.find_entry(entry) {
-                Found::Memory { record, .. } => match history.take(&record) {
-                    Some(next) => {
-                        link = next;
-                        bytes = RECORD_GUESS_BYTES;
-                    }
-                    None => return self.end_history(*history),
-                },
-                _ => return self.read_record(link, bytes, Then::History(history)),
-            }
-        }
-    }
-
-    fn end_history(&mut self, history: History) {
-        let answer = Answer::Records {
-            set: history.set,
-            next_lsn: 0,
-            walked: Walked::default(),
-            more: false,
-        };
-        self.answer(history.origin, history.gate, answer);
-    }
-
     /// Start a device read of the record that `link` names.
     pub(crate) fn read_record(&mut self, link: Link, bytes: usize, then: Then) {
         match self.partition.log.segment(link.location.segment) {
@@ -424,10 +343,7 @@ impl<S> Core<S> {
                 };
                 self.answer(origin, gate, answer);
             }
-            Then::History(mut history) => match history.take(record) {
-                Some(next) => self.walk_history(history, next, RECORD_GUESS_BYTES),
-                None => self.end_history(*history),
-            },
+            Then::History(history) => self.history_read(history, record),
             Then::Probe(id) => self.probed(id, read.lsn, Probed::of(record)),
             Then::Scan(_) => unreachable!("scans take chunks"),
         }
@@ -451,7 +367,7 @@ impl<S> Core<S> {
         let origin = match then {
             Then::Probe(id) => return self.probed(*id, lsn, Probed::Unreadable(message)),
             Then::Get { origin, .. } => *origin,
-            Then::History(history) => history.origin,
+            Then::History(history) => history.origin(),
             Then::Scan(scan) => scan.origin,
         };
         self.answer(origin, 0, Answer::Refused(refuse(Code::Internal, message)));
@@ -459,25 +375,8 @@ impl<S> Core<S> {
 }
 
 /// The digest is 128 keyed bits; the record itself settles what it is about.
-fn is_record_of(record: &RecordView<'_>, stream: u32, key: &[u8]) -> bool {
+pub(crate) fn is_record_of(record: &RecordView<'_>, stream: u32, key: &[u8]) -> bool {
     record.stream == stream && record.key == key
-}
-
-impl History {
-    /// Take one version; returns where the next older one is, or None when the walk is over.
-    fn take(&mut self, record: &RecordView<'_>) -> Option<Link> {
-        if !is_record_of(record, self.stream, &self.key) {
-            return None;
-        }
-        if record.version < self.oldest_version || self.ended.has(record) {
-            return None;
-        }
-        if self.before == 0 || record.version < self.before {
-            self.set.push(record);
-        }
-        (self.set.len() < self.limit && self.set.bytes() < ANSWER_BYTES_MAX)
-            .then_some(record.previous)
-    }
 }
 
 /// True when a page is full.

@@ -3,6 +3,7 @@
 use crate::copies::Copies;
 use crate::reads::Reads;
 use crate::space;
+use crate::waypoints::Waypoints;
 
 /// What the operator asked for.
 #[derive(Clone, Debug)]
@@ -49,14 +50,33 @@ pub struct Plan {
 
 /// The plan cannot be met.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{given} bytes of memory are not enough for {shards} shards: the fixed parts take {fixed} bytes each; give --memory at least {least} or use fewer shards"
-)]
-pub struct PlanError {
-    given: u64,
-    shards: usize,
-    fixed: u64,
-    least: u64,
+pub enum PlanError {
+    /// What every shard needs is more than there is.
+    #[error(
+        "{given} bytes of memory are not enough for {shards} shards: the fixed parts take {fixed} bytes each; give --memory at least {least} or use fewer shards"
+    )]
+    TooLittle {
+        /// Of all shards.
+        given: u64,
+        /// Shards that share it.
+        shards: usize,
+        /// Of one shard.
+        fixed: u64,
+        /// What would do.
+        least: u64,
+    },
+    /// The read cache would leave too little to the index.
+    #[error(
+        "a read cache of {asked} bytes for each shard is more than half of the {left} that its other parts leave: give --cache at most {most}, or more --memory"
+    )]
+    Cache {
+        /// Of one shard.
+        asked: u64,
+        /// What a shard has for cache and index.
+        left: u64,
+        /// What would do.
+        most: u64,
+    },
 }
 
 /// The largest batch that any run writes: a record of the largest size that the index can name, and headers.
@@ -93,7 +113,7 @@ impl Plan {
             .min(input.segment_bytes as usize - 4096);
         let batches = BATCH_BUFFERS as u64 * batch_bytes as u64;
         let recv = u64::from(RECV_BUFFERS) * u64::from(RECV_BUFFER_BYTES);
-        let reads = Reads::plan_bytes(chunk_bytes(batch_bytes));
+        let reads = Reads::plan_bytes(chunk_bytes(batch_bytes)) + Waypoints::PLAN_BYTES;
         let scrub = chunk_bytes(batch_bytes) as u64;
         let compaction = space::BUFFERS as u64 * chunk_bytes(batch_bytes) as u64
             + Copies::plan_bytes(input.segment_bytes);
@@ -111,12 +131,18 @@ impl Plan {
         let left = each.saturating_sub(fixed);
         let cache_bytes = input
             .cache_bytes
-            .unwrap_or((left / 8).clamp(4 << 20, 256 << 20))
-            .min(left / 2);
+            .unwrap_or((left / 8).clamp(4 << 20, 256 << 20).min(left / 2));
+        if cache_bytes > left / 2 && left / 2 >= INDEX_BYTES_LEAST {
+            return Err(PlanError::Cache {
+                asked: cache_bytes,
+                left,
+                most: left / 2,
+            });
+        }
         let index_bytes = left.saturating_sub(cache_bytes);
         if index_bytes < INDEX_BYTES_LEAST {
             let least = (fixed + 2 * INDEX_BYTES_LEAST + (4 << 20)) * shards;
-            return Err(PlanError {
+            return Err(PlanError::TooLittle {
                 given,
                 shards: input.shards,
                 fixed,
@@ -142,7 +168,7 @@ impl Plan {
                 ),
                 recv,
             ),
-            // Cold records and scan chunks on their way from the device.
+            // Cold records and scan chunks on their way from the device; where walks through histories may begin.
             ("device reads".into(), reads),
             // The part of a sealed segment that is being verified again.
             ("scrub".into(), scrub),
@@ -204,7 +230,7 @@ fn chunk_bytes(batch_bytes: usize) -> usize {
 }
 
 /// MemTotal of /proc/meminfo; 2 GiB where it cannot be read.
-fn machine_memory_bytes() -> u64 {
+pub fn machine_memory_bytes() -> u64 {
     std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| {
@@ -238,9 +264,27 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_that_leaves_no_room_for_the_index_says_how_much_would() {
+        let with = |cache_bytes| {
+            Plan::new(&PlanInput {
+                cache_bytes: Some(cache_bytes),
+                ..input(4 << 30, 2)
+            })
+        };
+        let error = with(100 << 30).unwrap_err();
+        let PlanError::Cache { most, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(with(most).unwrap().cache_bytes, most);
+        assert!(with(most + 1).is_err());
+    }
+
+    #[test]
     fn too_little_memory_says_how_much_is_needed() {
         let error = Plan::new(&input(64 << 20, 1)).unwrap_err();
-        let PlanError { least, .. } = error;
+        let PlanError::TooLittle { least, .. } = error else {
+            panic!("{error}")
+        };
         assert!(
             Plan::new(&input(least, 1)).is_ok(),
             "what the error asks for is enough"

@@ -1,4 +1,4 @@
-//! Reads that need the device: one record, a history walked newest to oldest, a scan in lsn order.
+//! Reads that need the device: one record, a history (`histories`), a scan in lsn order.
 //!
 //! A read is a small machine: it takes what memory has, and when it needs bytes of the log it asks for one aligned read
 //! and waits. Buffers are bounded; reads beyond them queue. Bytes from the device are checksummed before anything is made
@@ -13,6 +13,7 @@ use wire::cursor::Walked;
 
 use crate::core::ProbeId;
 use crate::driver::{Driver, FileId};
+use crate::histories::History;
 use crate::hop::Origin;
 use crate::records::RecordSet;
 use crate::token::Token;
@@ -25,22 +26,6 @@ const SMALL_READS: usize = 256;
 const LARGE_READS: usize = 8;
 /// Reads that the device has at a time.
 pub(crate) const READS_AT_ONCE: usize = SMALL_READS + LARGE_READS;
-
-/// A history on its way.
-pub struct History {
-    pub origin: Origin,
-    pub key: Vec<u8>,
-    pub stream: u32,
-    /// Versions from here up are skipped (0: none).
-    pub before: u32,
-    /// Versions below this are not shown (policy).
-    pub oldest_version: u32,
-    /// Records that are not shown (policy).
-    pub ended: Ended,
-    pub limit: usize,
-    pub gate: u64,
-    pub set: RecordSet,
-}
 
 /// A scan page on its way.
 pub struct Scan {

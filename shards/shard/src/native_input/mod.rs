@@ -135,9 +135,11 @@ impl<S> Core<S> {
                         }
                         self.metrics.requests(Protocol::Native, operation, 1);
                     }
-                    What::Refused(opcode, refusal) => {
-                        self.native_refuse(conn, frame.id, opcode, &refusal)
+                    // Who has not shown the token learns nothing else.
+                    What::Refused(op, _) if !conn.authorised && op != opcode::HELLO => {
+                        self.native_refuse(conn, frame.id, op, &token_is_missing())
                     }
+                    What::Refused(op, refusal) => self.native_refuse(conn, frame.id, op, &refusal),
                     What::Broken(refusal) => {
                         self.native_refuse(conn, 0, 0, &refusal);
                         conn.closing = true;
@@ -210,11 +212,7 @@ impl<S> Core<S> {
     ) -> Result<(), Later> {
         let op = opcode_of(&request);
         if !conn.authorised && !matches!(request, Request::Hello { .. }) {
-            let refusal = refuse(
-                Code::Unauthorized,
-                "this server wants a token: send it in a hello frame first",
-            );
-            self.native_refuse(conn, id, op, &refusal);
+            self.native_refuse(conn, id, op, &token_is_missing());
             return Ok(());
         }
         let heavy = matches!(
@@ -373,6 +371,14 @@ fn opcode_of(request: &Request<'_>) -> u8 {
         Request::Topology => opcode::TOPOLOGY,
         Request::Streams => opcode::STREAMS,
     }
+}
+
+#[cold]
+fn token_is_missing() -> Refusal {
+    refuse(
+        Code::Unauthorized,
+        "this server wants a token: send it in a hello frame first",
+    )
 }
 
 fn operation_of(request: &Request<'_>) -> Operation {

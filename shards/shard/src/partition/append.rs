@@ -12,6 +12,7 @@ use wire::{Code, Condition, ContentType, Durability, Policy, Refusal};
 use super::repeats::{ONCE_BYTES, push_once};
 use super::{Appended, Later, NotAppended, Partition, Unit, definition_bytes, refuse, refuse_for};
 use crate::log::{Blocked, Claim};
+use crate::waypoints;
 
 impl Partition {
     /// Append a unit. `versions` gets one version per record (cleared first).
@@ -188,6 +189,13 @@ impl Partition {
                         .put(digest, entry)
                         .expect("capacity was checked for the whole unit"),
                 ),
+            }
+            if version.is_multiple_of(waypoints::EVERY) {
+                let link = Link {
+                    lsn: appended.lsn,
+                    location: appended.location,
+                };
+                self.waypoints.put(digest, version, link);
             }
             self.note_laid_down(
                 stream,

@@ -24,6 +24,7 @@ use crate::copies::Copies;
 use crate::dedup::{Carried, ChunkError, IdempotencyKeys, KeyLimits, ProducerLimits, Producers};
 use crate::log::{Claim, Log};
 use crate::streams::Streams;
+use crate::waypoints::Waypoints;
 
 pub use crate::space_counts::SpaceCounts;
 pub use append::append_gate;
@@ -135,6 +136,8 @@ pub struct Partition {
     extensions: Vec<u8>,
     /// What conditions had to have read.
     pub probes: Probes,
+    /// Places inside long histories.
+    pub waypoints: Waypoints,
     pub damage: u64,
     /// Bytes of records that streams' limits in bytes have ended, in this run and what it replayed.
     pub ended_bytes: u64,
@@ -183,6 +186,7 @@ impl Partition {
             scratch: Vec::new(),
             extensions: Vec::new(),
             probes: Probes::default(),
+            waypoints: Waypoints::default(),
             damage: 0,
             ended_bytes: 0,
             space: SpaceCounts::default(),
