@@ -65,7 +65,8 @@ pub struct Target {
         long,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:7600",
-        env = "PINION_TO"
+        env = "PINION_TO",
+        value_parser = crate::units::address
     )]
     pub to: String,
     /// File that holds the server's token

@@ -4,6 +4,8 @@
 use tuning::inventory::Groups;
 use tuning::system::Host;
 
+use shard::plan::machine_memory_bytes;
+
 use crate::config::ServeConfig;
 use crate::text::{counted, human};
 
@@ -15,6 +17,7 @@ pub struct Share {
     /// Shards of a new store, at most.
     pub shards_max: Option<usize>,
     groups: Groups,
+    machine_bytes: u64,
     /// `--memory` was given.
     asked: bool,
 }
@@ -23,11 +26,13 @@ impl Share {
     /// Of this process, by its flags and its control groups.
     pub fn of_this_process(config: &ServeConfig) -> Share {
         let asked = config.settings.memory.map(|bytes| bytes.0);
-        Share::new(asked, Groups::gather(&Host::this()))
+        let groups = Groups::gather(&Host::this());
+        Share::new(asked, groups, machine_memory_bytes())
     }
 
-    fn new(asked: Option<u64>, groups: Groups) -> Share {
+    fn new(asked: Option<u64>, groups: Groups, machine_bytes: u64) -> Share {
         Share {
+            machine_bytes,
             // As of a machine: a quarter is left to the kernel's side of connections and files, which counts too.
             memory_bytes: asked.or(groups.memory_bytes.map(|bytes| bytes / 4 * 3)),
             shards_max: groups.cores.map(|cores| cores.ceil().max(1.0) as usize),
@@ -51,13 +56,23 @@ impl Share {
 
     fn warnings(&self, shards: usize) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let (Some(limit), Some(asked)) = (self.groups.memory_bytes, self.memory_bytes)
-            && asked > limit
-        {
+        let left = self.groups.memory_bytes.unwrap_or(u64::MAX);
+        let asked = self.memory_bytes.filter(|_| self.asked).unwrap_or(0);
+        if asked > left.min(self.machine_bytes) {
+            let (has, remedy) = if left < self.machine_bytes {
+                (
+                    format!("the {} that control groups leave", human(left)),
+                    "or raise memory.max",
+                )
+            } else {
+                (
+                    format!("the {} of this machine", human(self.machine_bytes)),
+                    "or add some",
+                )
+            };
             warnings.push(format!(
-                "--memory {} is more than the {} that control groups leave: the kernel ends this process when it has filled them; give less, or raise memory.max",
+                "--memory {} is more than {has}: the kernel ends this process when it has filled them; give less, {remedy}",
                 human(asked),
-                human(limit)
             ));
         }
         if let (Some(cores), Some(most)) = (self.groups.cores, self.shards_max)
@@ -80,11 +95,13 @@ mod tests {
 
     #[test]
     fn without_groups_the_flag_alone_counts() {
-        let share = Share::new(None, Groups::default());
+        let share = Share::new(None, Groups::default(), 64 * GIB);
         assert_eq!((share.memory_bytes, share.shards_max), (None, None));
-        let share = Share::new(Some(GIB), Groups::default());
+        let share = Share::new(Some(GIB), Groups::default(), 64 * GIB);
         assert_eq!(share.memory_bytes, Some(GIB));
         assert!(share.warnings(64).is_empty());
+        let share = Share::new(Some(1024 * GIB), Groups::default(), 64 * GIB);
+        assert!(share.warnings(1)[0].contains("64 GiB of this machine"));
     }
 
     #[test]
@@ -94,20 +111,20 @@ mod tests {
             cores: Some(2.5),
             threads: None,
         };
-        let share = Share::new(None, groups);
+        let share = Share::new(None, groups, 64 * GIB);
         assert_eq!(
             (share.memory_bytes, share.shards_max),
             (Some(3 * GIB), Some(3))
         );
         assert!(share.warnings(3).is_empty());
         assert!(share.warnings(4)[0].contains("4 shards share the time of 2.5 cores"));
-        let share = Share::new(Some(5 * GIB), groups);
+        let share = Share::new(Some(5 * GIB), groups, 64 * GIB);
         assert_eq!(share.memory_bytes, Some(5 * GIB), "who asks for it gets it");
         assert!(share.warnings(1)[0].contains("--memory"));
         let little = Groups {
             cores: Some(0.3),
             ..Groups::default()
         };
-        assert_eq!(Share::new(None, little).shards_max, Some(1));
+        assert_eq!(Share::new(None, little, 64 * GIB).shards_max, Some(1));
     }
 }

@@ -159,9 +159,28 @@ impl<'de> Deserialize<'de> for Cores {
     }
 }
 
+/// `HOST:PORT`, as it is given to the resolver.
+pub fn address(text: &str) -> Result<String, String> {
+    let port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match text.rsplit_once(':') {
+        Some((host, number)) if !host.is_empty() && port(number) => Ok(text.to_owned()),
+        _ => Err("type a host and a port, as in 127.0.0.1:7600".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for good in ["127.0.0.1:7600", "db.internal:1", "[::1]:65535"] {
+            assert_eq!(address(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "foo", ":7600", "foo:", "foo:0", "foo:65536", "foo:bar"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_are_exact_and_come_back_as_they_went() {

@@ -275,17 +275,23 @@ fn a_token_is_asked_for_on_every_door() {
         .text(),
         "x"
     );
-    // A native frame without a hello is refused as well.
-    let mut socket = std::net::TcpStream::connect(&native).expect("it listens");
-    let mut bytes = Vec::new();
-    wire::native::get(&mut bytes, 1, b"s", b"k");
-    std::io::Write::write_all(&mut socket, &bytes).expect("read");
-    let mut head = [0; 16];
-    std::io::Read::read_exact(&mut socket, &mut head).expect("a reply");
-    assert_eq!(
-        Code::from_u16(u16::from_le_bytes([head[6], head[7]])),
-        Some(Code::Unauthorized)
-    );
+    // A native frame without a hello is refused as well, and nothing is said of what is wrong with it.
+    let mut good = Vec::new();
+    wire::native::get(&mut good, 1, b"s", b"k");
+    let (mut unknown, mut malformed) = (good.clone(), good.clone());
+    unknown[4] = 77;
+    *malformed.last_mut().expect("a frame") = 0;
+    malformed[16] = 200;
+    for bytes in [good, unknown, malformed] {
+        let mut socket = std::net::TcpStream::connect(&native).expect("it listens");
+        std::io::Write::write_all(&mut socket, &bytes).expect("read");
+        let mut head = [0; 16];
+        std::io::Read::read_exact(&mut socket, &mut head).expect("a reply");
+        assert_eq!(
+            Code::from_u16(u16::from_le_bytes([head[6], head[7]])),
+            Some(Code::Unauthorized)
+        );
+    }
     server.stop();
 }
 

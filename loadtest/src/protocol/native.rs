@@ -87,6 +87,17 @@ impl Protocol for Native {
                 _ => Ok(None),
             };
         };
+        // An answer to no request.
+        if op == 0
+            && code != 0
+            && let Ok(Reply::Error { refusal, .. }) = parse(bytes)
+        {
+            return Err(format!(
+                "the server ends the connection ({}): {}",
+                refusal.code.name(),
+                refusal.message
+            ));
+        }
         if !matches!(op, opcode::APPEND | opcode::GET | opcode::HISTORY) {
             return Err(format!("an answer to opcode {op}, which was not asked"));
         }

@@ -44,6 +44,7 @@ pub(crate) struct Connection {
     input: Input,
     output: Output,
     timeout: Duration,
+    farewell: Option<Refusal>,
 }
 
 impl Connection {
@@ -66,8 +67,14 @@ impl Connection {
             input,
             output: Output::default(),
             timeout: options.timeout,
+            farewell: None,
         };
         Ok((connection, topology))
+    }
+
+    /// Why the server ends this connection, if it has said so: a refusal of no request in particular.
+    pub fn farewell(&self) -> Option<&Refusal> {
+        self.farewell.as_ref()
     }
 
     /// The other end, as it was given.
@@ -105,7 +112,7 @@ impl Connection {
     /// The next answer, waiting for it until `deadline`. None: the time is over.
     pub fn next_until(&mut self, deadline: Instant) -> Result<Option<(u64, Answer)>> {
         loop {
-            if let Some(answer) = self.next_received()? {
+            if let Some(answer) = self.next_answer()? {
                 return Ok(Some(answer));
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -122,12 +129,23 @@ impl Connection {
     /// The next answer, if it has arrived.
     pub fn next_available(&mut self) -> Result<Option<(u64, Answer)>> {
         loop {
-            if let Some(answer) = self.next_received()? {
+            if let Some(answer) = self.next_answer()? {
                 return Ok(Some(answer));
             }
             if !self.receive_available()? {
                 return Ok(None);
             }
+        }
+    }
+
+    /// What was received, without the farewell.
+    fn next_answer(&mut self) -> Result<Option<(u64, Answer)>> {
+        match self.next_received()? {
+            Some((0, Answer::Refused(refusal))) => {
+                self.farewell = Some(refusal);
+                self.next_received()
+            }
+            other => Ok(other),
         }
     }
 

@@ -178,9 +178,8 @@ impl Client {
             since,
             refused: None,
         });
-        if connection.flush().is_err() {
-            self.disconnect(link);
-        }
+        // Where the server has ended the connection, the next look at it finds the answers that it still has, and why.
+        let _ = connection.flush();
     }
 
     /// Waits for one answer on a connection, making it again if need be. Afterwards at least one append is answered, or refused,
@@ -296,6 +295,13 @@ impl Client {
 
     /// The connection is gone. A producer's appends stay, to be sent again; others' fate is unknown.
     pub(super) fn disconnect(&mut self, link: usize) {
+        let connection = self.links[link].connection.as_ref();
+        if let Some(refusal) = connection.and_then(Connection::farewell).cloned()
+            && !code_is_retryable(refusal.code)
+        {
+            // One of those that have no answer, and the same again would end the next connection.
+            return self.fail(link, |_| Error::Refused(refusal.clone()));
+        }
         if self.options.producer_id.is_none() {
             return self.fail(link, |address| Error::Lost {
                 address: address.to_owned(),

@@ -273,7 +273,12 @@ impl Client {
             }
             match self.call_once(link, deadline, &encode) {
                 Err(error @ (Error::Io { .. } | Error::Lost { .. })) => {
+                    let connection = self.links[link].connection.as_ref();
+                    let farewell = connection.and_then(Connection::farewell).cloned();
                     self.disconnect(link);
+                    if let Some(refusal) = farewell {
+                        return Err(Error::Refused(refusal));
+                    }
                     if !again || Instant::now() >= deadline {
                         return Err(error);
                     }

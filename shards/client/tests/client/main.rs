@@ -227,6 +227,29 @@ fn without_a_producer_id_a_lost_answer_is_told_and_the_client_goes_on() {
 }
 
 #[test]
+fn a_connection_that_is_refused_as_a_whole_says_why_and_is_not_tried_again() {
+    for options in [ConnectOptions::default(), producer()] {
+        let server = Server::start(true, &[((0, 1), Fault::TurnAway(Code::TooLarge))]);
+        let mut client = server.connect(options);
+        client.append("s", &[new(FIRST, "0")]).unwrap();
+        let connections = server.logs[0].lock().unwrap().connections;
+        let error = client.append("s", &[new(FIRST, "1")]).unwrap_err();
+        assert_eq!(error.code(), Some(Code::TooLarge), "{error}");
+        assert_eq!(server.logs[0].lock().unwrap().connections, connections);
+        client.append("s", &[new(SECOND, "2")]).unwrap();
+        assert_eq!(server.payloads(0), ["0"]);
+    }
+}
+
+#[test]
+fn a_connection_that_is_refused_for_now_is_tried_again() {
+    let server = Server::start(true, &[((0, 0), Fault::TurnAway(Code::Overloaded))]);
+    let mut client = server.connect(producer());
+    client.append("s", &[new(FIRST, "0")]).unwrap();
+    assert_eq!(server.payloads(0), ["0"]);
+}
+
+#[test]
 fn silence_ends_with_the_timeout_and_the_sequence_is_not_used_again() {
     let server = Server::start(true, &[((0, 0), Fault::Silence)]);
     let mut client = server.connect(ConnectOptions {

@@ -25,6 +25,8 @@ pub enum Fault {
     LoseRequest,
     /// Refused.
     Refuse(Code),
+    /// The connection is refused as a whole, and ends.
+    TurnAway(Code),
     /// Never answered.
     Silence,
 }
@@ -217,17 +219,21 @@ impl Server {
         let mut log = self.logs[index].lock().unwrap();
         let fault = self.faults.lock().unwrap().remove(&(index, log.arrived));
         log.arrived += 1;
+        let said = |code| Refusal {
+            code,
+            message: "as told".into(),
+            retry_after_ms: Some(1),
+        };
         let refuse = |out: &mut Vec<u8>, code| {
-            let refusal = Refusal {
-                code,
-                message: "as told".into(),
-                retry_after_ms: Some(1),
-            };
-            native::error_reply(out, id, opcode::APPEND, ReplyMark::default(), &refusal);
+            native::error_reply(out, id, opcode::APPEND, ReplyMark::default(), &said(code));
             true
         };
         match &fault {
             Some(Fault::LoseRequest) => return false,
+            Some(Fault::TurnAway(code)) => {
+                native::error_reply(out, 0, 0, ReplyMark::default(), &said(*code));
+                return false;
+            }
             Some(Fault::Silence) => return true,
             Some(Fault::Refuse(code)) => return refuse(out, *code),
             Some(Fault::LoseAnswer) | None => {}
