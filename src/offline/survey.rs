@@ -244,7 +244,9 @@ async fn read_log(
             .filter(|copy| copy.flaw.is_none())
             .filter_map(|copy| copy.header.as_ref())
     };
-    let known_durable = usable()
+    // A header says it whatever has become of the pages behind it.
+    let headers = survey.checkpoints.iter().flat_map(|copy| &copy.header);
+    let known_durable = headers
         .map(|header| header.max_lsn)
         .chain(survey.durable_lsn_at_close)
         .max()

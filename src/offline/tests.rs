@@ -372,6 +372,22 @@ fn a_checkpoint_beyond_the_end_proves_that_the_tail_was_durable() {
 }
 
 #[test]
+fn a_checkpoint_with_a_rotten_page_still_says_what_was_durable() {
+    let fixture = Fixture::new(20);
+    let path = fixture.checkpoint("checkpoint-a", 5);
+    flip(&path, checkpoint::HEADER_BYTES + 100);
+    assert_eq!(fixture.survey().verdict, Verdict::Whole);
+    let (last, offset, lsn) = fixture.batches.last().expect("there are batches");
+    let mut bytes = std::fs::read(last).expect("a segment");
+    bytes[*offset..].fill(0);
+    std::fs::write(last, bytes).expect("a segment");
+    let Verdict::Damage(spot) = fixture.survey().verdict else {
+        panic!("{:?}", fixture.survey().verdict)
+    };
+    assert_eq!(spot.lsn, Some(*lsn), "{spot}");
+}
+
+#[test]
 fn a_log_without_any_superblock_is_still_shown() {
     let fixture = Fixture::new(20);
     for name in super::dir::SUPERBLOCKS {

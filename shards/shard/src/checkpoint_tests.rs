@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::space_tests::{begin, restart, scan, write};
-use crate::test_driver::TestDriver;
+use crate::test_driver::{TestDriver, recovery_of};
 use crate::turn::Shard;
 
 /// Begin one at once, or do another slice of it.
@@ -44,6 +44,27 @@ fn a_checkpoint_that_failed_is_tried_again_soon_however_little_is_written() {
     );
     shard.turns_for(Duration::from_secs(20));
     assert_eq!(shard.checkpointer.written, 1, "and no more");
+}
+
+#[test]
+fn a_checkpoint_with_a_rotten_page_still_says_what_was_durable() {
+    let (mut shard, client) = begin("{}");
+    write(&mut shard, client, 1, 1);
+    let kept = shard.core.partition.log.chain().offset as usize;
+    write(&mut shard, client, 2, 2);
+    checkpoint(&mut shard);
+    let file = shard.core.partition.log.segment(1).expect("the first");
+    let file = file.file.0 as usize;
+    let mut files = shard.driver.files;
+    // All that the log has of the last write, and a page of the only checkpoint.
+    files[file][kept..].fill(0);
+    for checkpoint in &mut files[..2] {
+        if let Some(page) = checkpoint.get_mut(index::checkpoint::HEADER_BYTES..) {
+            page.fill(0);
+        }
+    }
+    let why = recovery_of(files).0.expect_err("it holds more").to_string();
+    assert!(why.contains("below its durable mark"), "{why}");
 }
 
 /// A header is as long as the least that a page can be cut to.

@@ -12,13 +12,14 @@ use crate::turn::Shard;
 const CHECKPOINT_READ_PAGES: usize = 16;
 
 impl<D: Driver> Shard<D> {
-    /// The newest checkpoint that verifies, loaded into the partition. Without one the whole log is replayed.
+    /// The newest checkpoint that verifies, loaded into the partition, and the largest lsn that was durable when any of them was
+    /// written: a header says so whatever has become of the pages behind it. Without one the whole log is replayed.
     pub(super) fn load_checkpoint(
         &mut self,
         files: &LogFiles,
         config: &RecoverConfig,
         report: &mut Recovered,
-    ) -> Result<Option<CheckpointHeader>, RecoverError> {
+    ) -> Result<(Option<CheckpointHeader>, u64), RecoverError> {
         let mut found = Vec::new();
         for file in files.checkpoints.iter().flatten() {
             let Ok(block) =
@@ -33,6 +34,8 @@ impl<D: Driver> Shard<D> {
             }
         }
         found.sort_by_key(|(header, _)| std::cmp::Reverse(header.sequence));
+        let max_lsn = found.iter().map(|(header, _)| header.max_lsn).max();
+        let max_lsn = max_lsn.unwrap_or(0);
         if let Some((newest, _)) = found.first() {
             self.checkpointer.seen(newest.sequence);
         }
@@ -42,7 +45,7 @@ impl<D: Driver> Shard<D> {
                     report.checkpoint_bytes = bytes;
                     report.checkpoint_keys = header.keys;
                     self.checkpointer.loaded(&header, file, files);
-                    return Ok(Some(header));
+                    return Ok((Some(header), max_lsn));
                 }
                 // The next one would not fit either.
                 Err(error @ RecoverError::IndexFull { .. }) => return Err(error),
@@ -56,7 +59,7 @@ impl<D: Driver> Shard<D> {
                 }
             }
         }
-        Ok(None)
+        Ok((None, max_lsn))
     }
 
     fn load_pages(&mut self, header: &CheckpointHeader, file: FileId) -> Result<u64, RecoverError> {

@@ -127,16 +127,13 @@ impl<D: Driver> Shard<D> {
             .max()
             .unwrap_or(0);
 
-        let checkpoint = self.load_checkpoint(files, config, &mut report)?;
+        let (checkpoint, checkpointed_lsn) = self.load_checkpoint(files, config, &mut report)?;
         let mut at = match &checkpoint {
             Some(header) => header.replay_from,
             None => ChainPoint::genesis(1),
         };
         let replayed_from = at;
-        let must_hold = checkpoint
-            .as_ref()
-            .map_or(0, |c| c.max_lsn)
-            .max(config.closed_durable_lsn);
+        let must_hold = checkpointed_lsn.max(config.closed_durable_lsn);
 
         // Below the first segment lie files that were released and not used again yet. They are left as they are until
         // both checkpoints say so: the other one may still need them.
