@@ -22,7 +22,7 @@ fn answer(shard: &mut Shard<TestDriver>, client: u64, request: impl AsRef<[u8]>)
 }
 
 /// Reads of records so far; those of the scrub are longer.
-fn record_reads(shard: &Shard<TestDriver>) -> usize {
+pub(crate) fn record_reads(shard: &Shard<TestDriver>) -> usize {
     let all = shard.driver.reads.iter();
     all.filter(|(.., len)| *len < 1 << 20).count()
 }

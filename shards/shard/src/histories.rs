@@ -1,24 +1,28 @@
 //! A key's versions, newest to oldest: from memory where they are there, from the device where they are not.
 //!
 //! A walk begins at the newest version, or at the nearest waypoint above what is asked for, and follows the links of the records. What
-//! a policy has ended ends the walk: everything older is ended too. It does not know connections or protocols.
+//! a policy has ended ends the walk: everything older is ended too. Versions that lie close together, of a key that is written all the
+//! time, are read several at once. It does not know connections or protocols.
 
 use index::Digest;
-use wal::Link;
 use wal::record::RecordView;
+use wal::{BLOCK_BYTES, Link, Location};
 use wire::cursor::Walked;
 
 use crate::core::Core;
 use crate::hop::{Answer, Origin};
 use crate::owner::{ANSWER_BYTES_MAX, is_record_of};
 use crate::partition::{Found, Partition};
-use crate::reads::Then;
+use crate::reads::{Brought, SMALL_READ_BYTES, Then};
 use crate::records::RecordSet;
 use crate::waypoints;
 use crate::worth::Ended;
 
 /// How far a history reads ahead when it does not know a record's length.
 const RECORD_GUESS_BYTES: usize = 1024;
+
+/// What is read before a version when the next older one is likely to lie there: with it a small buffer is full.
+const DENSE_READ_BYTES: usize = SMALL_READ_BYTES - 2 * BLOCK_BYTES;
 
 /// A history on its way.
 pub struct History {
@@ -37,6 +41,8 @@ pub struct History {
     set: RecordSet,
     /// The version that is looked at, as the next newer one names it.
     at: Link,
+    /// From there to the next newer version, where that is no further than one read reaches.
+    apart: Option<usize>,
 }
 
 /// What one version means for the walk.
@@ -82,6 +88,7 @@ impl<S> Core<S> {
             gate: self.partition.gate(entry.lsn),
             set: RecordSet::new(self.log_number()),
             at: newest,
+            apart: None,
         };
         let (from, bytes) = match waypoint(&self.partition, digest, before) {
             Some(nearer) => (nearer, RECORD_GUESS_BYTES),
@@ -95,8 +102,9 @@ impl<S> Core<S> {
         loop {
             history.at = link;
             let place = match self.partition.resolve(link) {
-                Some((place, known)) => {
-                    bytes = known.unwrap_or(bytes);
+                Some((place, None)) => place,
+                Some((place, Some(known))) => {
+                    (bytes, history.apart) = (known, None);
                     place
                 }
                 // No older version, or none that is still there.
@@ -111,22 +119,51 @@ impl<S> Core<S> {
             };
             let step = match self.partition.find_entry(entry) {
                 Found::Memory { record, .. } => history.take(&record),
-                _ => return self.read_record(place, bytes, Then::History(history)),
+                _ => {
+                    let (before, bytes) = match history.apart {
+                        // It ends where the newer one begins, or before that.
+                        Some(apart) => (DENSE_READ_BYTES, apart),
+                        None => (0, bytes),
+                    };
+                    let then = Then::History(history);
+                    return self.read_record_and_before(place, before, bytes, then);
+                }
             };
             match self.stepped(&history, &step) {
-                Some(next) => (link, bytes) = (next, RECORD_GUESS_BYTES),
+                Some(next) => {
+                    history.apart = apart(next.location, place.location);
+                    (link, bytes) = (next, RECORD_GUESS_BYTES);
+                }
                 None => return self.end_history(*history),
             }
         }
     }
 
-    /// The device gave a version that a walk waits for.
-    pub(crate) fn history_read(&mut self, mut history: Box<History>, record: &RecordView<'_>) {
-        let step = history.take(record);
-        match self.stepped(&history, &step) {
-            Some(next) => self.walk_history(history, next, RECORD_GUESS_BYTES),
-            None => self.end_history(*history),
+    /// The device gave the version at `place`, and what lies around it.
+    pub(crate) fn history_read(
+        &mut self,
+        mut history: Box<History>,
+        mut place: Location,
+        record: &RecordView<'_>,
+        brought: &Brought<'_>,
+    ) {
+        let mut step = history.take(record);
+        while let Some(next) = self.stepped(&history, &step) {
+            history.apart = apart(next.location, place);
+            let bytes = brought.from(next.location).filter(|_| {
+                let log = &self.partition.log;
+                next.lsn != 0 && !log.is_released(next.location.segment)
+            });
+            let Some(Ok(older)) =
+                bytes.map(|bytes| self.partition.log.codec.decode(next.lsn, bytes))
+            else {
+                // Elsewhere, or not whole in these bytes.
+                return self.walk_history(history, next, RECORD_GUESS_BYTES);
+            };
+            (history.at, place) = (next, next.location);
+            step = history.take(&older);
         }
+        self.end_history(*history);
     }
 
     fn stepped(&mut self, history: &History, step: &Step) -> Option<Link> {
@@ -146,6 +183,12 @@ impl<S> Core<S> {
         };
         self.answer(history.origin, history.gate, answer);
     }
+}
+
+/// From an older version to a newer one, if that is so little that one read can bring more than one of them.
+fn apart(older: Location, newer: Location) -> Option<usize> {
+    let apart = newer.offset.checked_sub(older.offset)? as usize;
+    (older.segment == newer.segment && apart <= DENSE_READ_BYTES / 2).then_some(apart)
 }
 
 /// Where a walk to the versions below `before` may begin instead of at the newest.

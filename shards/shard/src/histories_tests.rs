@@ -1,14 +1,20 @@
 //! Long histories: how much of one is read for a page of it, and that a shortcut shows what the long way shows.
 
+use crate::conditions_tests::record_reads;
 use crate::space_tests::{begin, restart};
 use crate::test_driver::TestDriver;
 use crate::turn::Shard;
 
-/// Versions of one key, each with its number as value.
-fn versions(shard: &mut Shard<TestDriver>, client: u64, count: usize) {
-    for first in (1..=count).step_by(300) {
-        let lines: String = (first..=count.min(first + 299))
-            .map(|number| format!("{{\"key\":\"k\",\"value\":{number}}}\n"))
+/// Versions of one key, each with its number as value, and a record of another key of `apart` bytes behind each.
+fn versions(shard: &mut Shard<TestDriver>, client: u64, count: usize, apart: usize) {
+    let other = "x".repeat(apart);
+    for first in (1..=count).step_by(20) {
+        let lines: String = (first..=count.min(first + 19))
+            .map(|number| {
+                format!(
+                    "{{\"key\":\"k\",\"value\":{number}}}\n{{\"key\":\"other\",\"value\":\"{other}\"}}\n"
+                )
+            })
             .collect();
         let said = shard.ask(
             client,
@@ -28,7 +34,7 @@ fn page(
     before: u64,
     limit: usize,
 ) -> (Vec<u64>, usize) {
-    let reads = shard.driver.reads.len();
+    let reads = record_reads(shard);
     let path = format!("/v1/streams/s/records/k/history?before={before}&limit={limit}");
     shard.say(client, crate::test_driver::get(&path));
     let mut said = String::new();
@@ -49,13 +55,28 @@ fn page(
             json["version"].as_u64().expect("a version")
         })
         .collect();
-    (versions, shard.driver.reads.len() - reads)
+    (versions, record_reads(shard) - reads)
+}
+
+/// No read brings two versions that lie so far apart.
+const FAR: usize = 10 << 10;
+
+#[test]
+fn versions_that_lie_close_together_are_read_several_at_once() {
+    for (apart, reads_max) in [(0, 25), (1000, 150), (4100, 450)] {
+        let (mut shard, client) = begin("{}");
+        versions(&mut shard, client, 400, apart);
+        let (mut shard, client) = restart(shard, 2);
+        let (found, reads) = page(&mut shard, client, 0, 1000);
+        assert!(found.into_iter().eq((1..=400).rev()));
+        assert!(reads <= reads_max, "{reads} reads at {apart} bytes");
+    }
 }
 
 #[test]
 fn a_page_of_a_history_begins_where_the_one_before_it_ended() {
     let (mut shard, client) = begin("{}");
-    versions(&mut shard, client, 900);
+    versions(&mut shard, client, 900, FAR);
     let (mut shard, client) = restart(shard, 2);
     let mut before = 0;
     let mut seen = Vec::new();
@@ -72,7 +93,7 @@ fn a_page_of_a_history_begins_where_the_one_before_it_ended() {
 #[test]
 fn old_versions_of_a_long_history_are_near_a_waypoint() {
     let (mut shard, client) = begin("{}");
-    versions(&mut shard, client, 3000);
+    versions(&mut shard, client, 3000, FAR);
     // On the way down from version 2048, which was noted as it was appended.
     let (found, reads) = page(&mut shard, client, 2040, 5);
     assert_eq!(found, [2039, 2038, 2037, 2036, 2035]);

@@ -12,7 +12,7 @@ use wire::{Code, Refusal};
 use crate::core::Core;
 use crate::hop::{Answer, Answered, Ask, Item, Origin, StreamInfo};
 use crate::partition::{Found, Later, NotAppended, Probed, Unit, append_gate, refuse};
-use crate::reads::{Read, Scan, Then};
+use crate::reads::{Brought, Read, Scan, Then};
 use crate::records::RecordSet;
 use crate::worth::Ended;
 
@@ -242,6 +242,17 @@ impl<S> Core<S> {
 
     /// Start a device read of the record that `link` names.
     pub(crate) fn read_record(&mut self, link: Link, bytes: usize, then: Then) {
+        self.read_record_and_before(link, 0, bytes, then);
+    }
+
+    /// The same with at least `before` bytes that lie before it in its segment.
+    pub(crate) fn read_record_and_before(
+        &mut self,
+        link: Link,
+        before: usize,
+        bytes: usize,
+        then: Then,
+    ) {
         match self.partition.log.segment(link.location.segment) {
             Some(segment) => {
                 // The index knows a size class, which may be larger than the largest record there is.
@@ -249,6 +260,7 @@ impl<S> Core<S> {
                 let read = Read::new(
                     segment.file,
                     link,
+                    before,
                     bytes,
                     self.partition.log.segment_bytes(),
                     then,
@@ -283,21 +295,18 @@ impl<S> Core<S> {
             Ok(got) => got,
             Err(error) => return self.read_failed(read, &format!("read failed: {error}")),
         };
+        let brought = read.brought(buffer, got);
+        let bytes = brought.from(read.at).unwrap_or_default();
         if let Then::Scan(scan) = read.then {
-            return self.scan_chunk(
-                scan,
-                read.at,
-                &buffer[(u64::from(read.at.offset) - read.start) as usize..got.min(read.len)],
-            );
+            return self.scan_chunk(scan, read.at, bytes);
         }
-        let bytes = read.bytes(buffer, got);
         let asked = read.len - (u64::from(read.at.offset) - read.start) as usize;
         match self.partition.log.codec.decode(read.lsn, bytes) {
             Ok(record) => {
                 self.partition
                     .cache
                     .insert(record.lsn, &bytes[..record.bytes]);
-                self.read_record_done(read, &record);
+                self.read_record_done(read, &record, &brought);
             }
             // The length is not verified yet: a damaged one must not ask for more than a buffer holds, nor for the same again.
             Err(wal::record::RecordError::Short { needed, .. })
@@ -311,14 +320,14 @@ impl<S> Core<S> {
                 // the next turn.
                 let bytes = needed.clamp(64, self.reads.record_bytes_max());
                 let segment_bytes = self.partition.log.segment_bytes();
-                let longer = Read::new(read.file, link, bytes, segment_bytes, read.then);
+                let longer = Read::new(read.file, link, 0, bytes, segment_bytes, read.then);
                 self.reads.start(longer);
             }
             Err(error) => self.read_failed(read, &error.to_string()),
         }
     }
 
-    fn read_record_done(&mut self, read: Read, record: &RecordView<'_>) {
+    fn read_record_done(&mut self, read: Read, record: &RecordView<'_>, brought: &Brought<'_>) {
         match read.then {
             Then::Get {
                 origin,
@@ -343,7 +352,7 @@ impl<S> Core<S> {
                 };
                 self.answer(origin, gate, answer);
             }
-            Then::History(history) => self.history_read(history, record),
+            Then::History(history) => self.history_read(history, read.at, record, brought),
             Then::Probe(id) => self.probed(id, read.lsn, Probed::of(record)),
             Then::Scan(_) => unreachable!("scans take chunks"),
         }

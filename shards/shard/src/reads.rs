@@ -20,7 +20,7 @@ use crate::token::Token;
 use crate::worth::Ended;
 
 /// Most reads are one small record: two blocks hold what straddles a block border.
-const SMALL_READ_BYTES: usize = 16 * 1024;
+pub(crate) const SMALL_READ_BYTES: usize = 16 * 1024;
 const SMALL_READS: usize = 256;
 /// Large records, and the chunks of scans.
 const LARGE_READS: usize = 8;
@@ -82,9 +82,18 @@ pub struct Read {
 }
 
 impl Read {
-    /// A read of at least `bytes` from `at` on, within a segment of `segment_bytes`.
-    pub fn new(file: FileId, at: Link, bytes: usize, segment_bytes: u64, then: Then) -> Read {
-        let start = u64::from(at.location.offset) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+    /// A read of at least `bytes` from `at` on, within a segment of `segment_bytes`, and of at least `before` bytes that lie before
+    /// it, if there are as many.
+    pub fn new(
+        file: FileId,
+        at: Link,
+        before: usize,
+        bytes: usize,
+        segment_bytes: u64,
+        then: Then,
+    ) -> Read {
+        let from = u64::from(at.location.offset).saturating_sub(before as u64);
+        let start = from / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let end = (u64::from(at.location.offset) + bytes as u64)
             .next_multiple_of(BLOCK_BYTES as u64)
             .min(segment_bytes);
@@ -98,10 +107,31 @@ impl Read {
             then,
         }
     }
-    /// The wanted bytes in a finished read.
-    pub fn bytes<'a>(&self, buffer: &'a Buffer, got: usize) -> &'a [u8] {
-        let from = (u64::from(self.at.offset) - self.start) as usize;
-        buffer[..got.min(buffer.len())].get(from..).unwrap_or(&[])
+    /// What it brought, once it is finished: the first `got` bytes of `buffer`.
+    pub fn brought<'a>(&self, buffer: &'a Buffer, got: usize) -> Brought<'a> {
+        Brought {
+            segment: self.at.segment,
+            start: self.start,
+            bytes: &buffer[..got.min(self.len)],
+        }
+    }
+}
+
+/// A piece of a segment.
+#[derive(Clone, Copy)]
+pub struct Brought<'a> {
+    segment: u32,
+    start: u64,
+    bytes: &'a [u8],
+}
+
+impl<'a> Brought<'a> {
+    /// From a place on; None: it lies outside.
+    pub fn from(&self, place: Location) -> Option<&'a [u8]> {
+        let offset = u64::from(place.offset).checked_sub(self.start)?;
+        (place.segment == self.segment)
+            .then(|| self.bytes.get(offset as usize..))
+            .flatten()
     }
 }
 

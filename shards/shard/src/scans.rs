@@ -142,6 +142,7 @@ impl<S> Core<S> {
             self.reads.start(Read::new(
                 segment.file,
                 link,
+                0,
                 bytes,
                 segment_bytes,
                 Then::Scan(scan),
