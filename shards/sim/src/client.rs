@@ -12,6 +12,9 @@ use wire::{AppendRecord, Code, Condition, ContentType, Durability};
 
 use crate::machine::Machine;
 
+/// A history from its newest version on, as far as one page goes.
+pub(crate) const FROM_NEWEST: (u32, u32) = (0, 10_000);
+
 /// The beginning of some bytes, for people.
 pub(crate) fn brief(bytes: &[u8]) -> String {
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).into_owned();
@@ -366,14 +369,14 @@ impl Lanes {
         })
     }
 
-    /// Ask for a key's history, versions below `before` (0: from the newest).
+    /// Ask for a page of a key's history: at most `limit` versions below `before` (0: from the newest).
     pub fn history(
         &mut self,
         machine: &mut Machine,
         lane: usize,
         stream: usize,
         key: &[u8],
-        before: u32,
+        (before, limit): (u32, u32),
         at_least: u32,
     ) -> u64 {
         let about = About::History {
@@ -382,7 +385,7 @@ impl Lanes {
             at_least,
         };
         self.put(machine, lane, about, |out, id| {
-            native::history(out, id, &stream_name(stream), key, before, 10_000)
+            native::history(out, id, &stream_name(stream), key, before, limit)
         })
     }
 

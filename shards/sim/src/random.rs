@@ -15,7 +15,7 @@ use shard::recover::SparePolicy;
 use wire::{Condition, Durability};
 
 use crate::alive;
-use crate::client::Sent;
+use crate::client::{FROM_NEWEST, Sent};
 use crate::disk::CrashMode;
 use crate::host::{Host, StoreConfig};
 use crate::machine::{Errno, Fault, FaultKind, Mutant};
@@ -543,7 +543,7 @@ impl Run {
             }
             18 => {
                 self.trial
-                    .ask(|lanes, m| lanes.history(m, lane, stream, &key, 0, at_least));
+                    .ask(|lanes, m| lanes.history(m, lane, stream, &key, FROM_NEWEST, at_least));
             }
             _ => {
                 let limit = self.rng.random_range(1..50);

@@ -11,7 +11,7 @@ use shard::recover::SparePolicy;
 use wire::{Condition, Durability};
 
 use crate::alive;
-use crate::client::{Append, Outcome, Said, Seen, Sent, content_type};
+use crate::client::{Append, FROM_NEWEST, Outcome, Said, Seen, Sent, content_type};
 use crate::disk::{CrashMode, Role};
 use crate::host::{Host, Snapshot};
 use crate::oracle::{Broken, payload};
@@ -282,7 +282,7 @@ fn judge(trial: &mut Trial, depth: usize, page: u32) -> Result<(), Broken> {
         total += of_key.len();
         compare(&format!("scan of {name}"), &of_key, &expected, depth)?;
         let newest = expected.last().map(|(_, version)| version.sent.clone());
-        let id = trial.ask(|lanes, m| lanes.history(m, 0, 0, key, 0, 0));
+        let id = trial.ask(|lanes, m| lanes.history(m, 0, 0, key, FROM_NEWEST, 0));
         let history = match trial.answer(id)? {
             Fate::Alive(Said::Records { records, .. }) => records,
             other => return Err(format!("history of {name} was answered {other:?}")),

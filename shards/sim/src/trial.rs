@@ -8,7 +8,9 @@ use shard::driver::Door;
 use wire::Durability;
 use wire::native::Producer;
 
-use crate::client::{About, Append, Heard, Lanes, Outcome, Said, Seen, Sent, stream_name};
+use crate::client::{
+    About, Append, FROM_NEWEST, Heard, Lanes, Outcome, Said, Seen, Sent, stream_name,
+};
 use crate::disk::CrashMode;
 use crate::host::{Host, Opened};
 use crate::machine::Mutant;
@@ -401,7 +403,7 @@ impl Trial {
     /// What is wrong with a reply, or that none comes.
     pub fn reads_go_on(&mut self) -> Result<Fate<()>, Broken> {
         for (stream, key) in self.oracle.acked_keys() {
-            let id = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, 0, 0));
+            let id = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, FROM_NEWEST, 0));
             match alive!(self.answer(id)?) {
                 Said::Records { .. }
                 | Said::Refused {
@@ -481,18 +483,18 @@ impl Trial {
             let newest = &expected[0];
             let lane = key.len() % self.lanes_count;
             // Both at once: the answer to one must not depend on the other.
-            let history =
-                self.ask(|lanes, m| lanes.history(m, lane, stream, &key, 0, newest.version));
+            let history = self
+                .ask(|lanes, m| lanes.history(m, lane, stream, &key, (0, page), newest.version));
             let get = self.ask(|lanes, m| lanes.get(m, lane, stream, &key, newest.version));
-            let (mut page, mut got) = (None, None);
+            let (mut first, mut got) = (None, None);
             for _ in 0..TURNS_MAX {
-                if page.is_some() && got.is_some() {
+                if first.is_some() && got.is_some() {
                     break;
                 }
                 for heard in alive!(self.turn()?) {
                     match heard.id {
                         id if id == get => got = Some(heard.said),
-                        id if id == history => page = Some(heard.said),
+                        id if id == history => first = Some(heard.said),
                         _ => {}
                     }
                 }
@@ -510,7 +512,7 @@ impl Trial {
                     )));
                 }
             }
-            alive!(self.verify_history(lane, &expected, page)?);
+            alive!(self.verify_history(lane, &expected, first, page)?);
         }
         // What a limit has ended is ended for every reader.
         for (stream, key) in self.oracle.ended_keys() {
@@ -536,6 +538,7 @@ impl Trial {
         lane: usize,
         expected: &[Seen],
         first: Option<Said>,
+        limit: u32,
     ) -> Result<Fate<()>, Broken> {
         let (stream, key) = (expected[0].stream, expected[0].key.clone());
         let mut left = expected;
@@ -564,7 +567,8 @@ impl Trial {
             let Some(last) = records.last().filter(|_| !left.is_empty()) else {
                 return Ok(Fate::Alive(()));
             };
-            let id = self.ask(|lanes, m| lanes.history(m, lane, stream, &key, last.version, 0));
+            let id =
+                self.ask(|lanes, m| lanes.history(m, lane, stream, &key, (last.version, limit), 0));
             page = Some(alive!(self.answer(id)?));
         }
     }
@@ -587,7 +591,7 @@ impl Trial {
     /// What is wrong with a reply, or that none comes.
     pub fn read_behind_a_lie(&mut self) -> Result<Fate<()>, Broken> {
         for (stream, key) in self.oracle.acked_keys() {
-            let history = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, 0, 0));
+            let history = self.ask(|lanes, m| lanes.history(m, 0, stream, &key, FROM_NEWEST, 0));
             alive!(self.answer(history)?);
             let get = self.ask(|lanes, m| lanes.get(m, 0, stream, &key, 0));
             alive!(self.answer(get)?);

@@ -84,7 +84,7 @@ fn a_read_for_another_shard_is_answered_though_its_commit_came_before_the_device
         assert_eq!(trial.open().unwrap(), Fate::Alive(()));
         put(&mut trial);
         trial.turn().unwrap();
-        trial.ask(|lanes, m| lanes.history(m, 0, 0, &key, 0, 1));
+        trial.ask(|lanes, m| lanes.history(m, 0, 0, &key, (0, 100), 1));
         trial
             .settle()
             .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
