@@ -12,6 +12,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use crate::config::ServeFlags;
 use crate::exit::Failure;
 use crate::tune::TuneCommand;
+use crate::units::Bytes;
 
 /// Durable ingest engine for one machine: a shard per core, an ack means stable storage.
 #[derive(Debug, Parser)]
@@ -214,7 +215,10 @@ pub struct LoadFlags {
     /// When a write is acknowledged
     #[arg(long, value_enum, default_value_t)]
     pub durability: Durability,
-    /// Count and report lines that cannot be read instead of stopping at the first
+    /// Largest payload that the server takes, as it was started with; a line that would be a larger one is bad
+    #[arg(long, value_name = "BYTES", default_value_t = Bytes(1 << 20))]
+    pub payload_bytes_max: Bytes,
+    /// Count and report bad lines instead of stopping at the first
     #[arg(long)]
     pub skip_bad: bool,
     #[command(flatten)]

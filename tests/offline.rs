@@ -220,6 +220,36 @@ fn a_bad_line_stops_a_load_and_what_was_before_it_is_stored() {
         "{stdout}"
     );
     check(&mut pinion(&["get", "t", "3", "--to", to]), 0);
+
+    // A payload that the server would refuse, with the whole frame, is a bad line; also as the last one.
+    let large = directory.path().join("large.ndjson");
+    let line = |id: u32, bytes: usize| format!("{{\"id\":{id},\"v\":\"{}\"}}\n", "x".repeat(bytes));
+    std::fs::write(
+        &large,
+        [line(1, 9), line(2, 1 << 20), line(3, 9), line(4, 1 << 20)].concat(),
+    )
+    .expect("room");
+    let large = large.to_str().expect("UTF-8");
+    let load = |more: &[&str], code| {
+        let load = ["load", large, "--stream", "u", "--key", "id", "--to", to];
+        check(pinion(&load).args(more), code)
+    };
+    let (_, stderr) = load(&[], 1);
+    assert!(
+        stderr.contains("large.ndjson line 2: payload has"),
+        "{stderr}"
+    );
+    let (stdout, _) = load(&["--skip-bad"], 0);
+    assert!(
+        stdout.contains("loaded 2 records")
+            && stdout.contains("skipped 2 lines, the first: line 2: "),
+        "{stdout}"
+    );
+    let (_, stderr) = load(&["--payload-bytes-max", "2MiB"], 1);
+    assert!(
+        stderr.contains("too_large") && stderr.contains("keep payloads within"),
+        "{stderr}"
+    );
     server.drain();
 }
 

@@ -161,7 +161,11 @@ impl<'f> Load<'f> {
     fn all<R: Read>(&mut self, mut reader: Reader<R>) -> Result<(), Failure> {
         let mut entry = Entry::default();
         let stopped = loop {
-            match reader.next(&mut entry) {
+            let mut read = reader.next(&mut entry);
+            if let Ok(true) = read {
+                read = self.fits(&entry).map(|()| true);
+            }
+            match read {
                 Ok(true) => {
                     self.batch.push(&entry);
                     if self.batch.is_full(self.records_max) {
@@ -187,6 +191,18 @@ impl<'f> Load<'f> {
                 Err(read_failure(self.flags, error, stored))
             }
         }
+    }
+
+    /// One that does not would have the whole frame refused, with all that is in it.
+    fn fits(&self, entry: &Entry) -> Result<(), ReadError> {
+        let (bytes, most) = (entry.payload.len() as u64, self.flags.payload_bytes_max);
+        if bytes <= most.0 {
+            return Ok(());
+        }
+        Err(ReadError::Line {
+            line: entry.line,
+            why: format!("payload has {bytes} bytes, and --payload-bytes-max is {most}"),
+        })
     }
 
     fn send(&mut self) -> Result<(), Failure> {
