@@ -215,9 +215,10 @@ pub struct LoadFlags {
     /// When a write is acknowledged
     #[arg(long, value_enum, default_value_t)]
     pub durability: Durability,
-    /// Largest payload that the server takes, as it was started with; a line that would be a larger one is bad
-    #[arg(long, value_name = "BYTES", default_value_t = Bytes(1 << 20))]
-    pub payload_bytes_max: Bytes,
+    /// Largest payload that the server takes, as it was started with (1MiB unless it was told): a line that would be a larger
+    /// one is bad, and not the whole frame
+    #[arg(long, value_name = "BYTES")]
+    pub payload_bytes_max: Option<Bytes>,
     /// Count and report bad lines instead of stopping at the first
     #[arg(long)]
     pub skip_bad: bool,

@@ -99,14 +99,12 @@ fn check_shards(settings: &ServeFlags) -> Result<(), Failure> {
             "--shards {shards} is out of range: type 1 to {SHARDS_MAX}"
         )));
     }
-    let named = [
-        ("cores", &settings.cores),
-        ("io-worker-cores", &settings.io_worker_cores),
-    ];
-    for (flag, cores) in named {
-        if let Some(cores) = cores {
-            check_cores(flag, cores)?;
-        }
+    if let Some(cores) = &settings.io_worker_cores
+        && let Some(core) = cores.0.iter().find(|core| !is_there(**core))
+    {
+        return Err(usage(format!(
+            "--io-worker-cores names core {core}, which this machine does not have"
+        )));
     }
     if let (Some(shards), Some(cores)) = (settings.shards, &settings.cores)
         && cores.0.len() != shards
@@ -115,22 +113,25 @@ fn check_shards(settings: &ServeFlags) -> Result<(), Failure> {
             "--shards {shards} and --cores {cores} do not agree: name {shards} cores, or leave one of the two away"
         )));
     }
+    if let Some(cores) = &settings.cores {
+        let allowed: Vec<usize> = core_affinity::get_core_ids()
+            .unwrap_or_default()
+            .iter()
+            .map(|core| core.id)
+            .collect();
+        if let Some(core) = cores.0.iter().find(|core| !allowed.contains(core)) {
+            return Err(usage(format!(
+                "--cores names core {core}, which this process may not use: choose from {}",
+                Cores(allowed)
+            )));
+        }
+    }
     Ok(())
 }
 
-fn check_cores(flag: &str, cores: &Cores) -> Result<(), Failure> {
-    let allowed: Vec<usize> = core_affinity::get_core_ids()
-        .unwrap_or_default()
-        .iter()
-        .map(|core| core.id)
-        .collect();
-    match cores.0.iter().find(|core| !allowed.contains(core)) {
-        Some(core) => Err(usage(format!(
-            "--{flag} names core {core}, which this process may not use: choose from {}",
-            Cores(allowed)
-        ))),
-        None => Ok(()),
-    }
+/// Workers of the kernel may run where this process may not; a core that is not there the kernel leaves out without a word.
+fn is_there(core: usize) -> bool {
+    Path::new(&format!("/sys/devices/system/cpu/cpu{core}")).exists()
 }
 
 fn check_sizes(settings: &ServeFlags) -> Result<(), Failure> {
@@ -321,7 +322,7 @@ mod tests {
             (&["--shards", "76"], "type 1 to 75"),
             (&["--shards", "2", "--cores", "0"], "name 2 cores"),
             (&["--cores", "4000"], "choose from"),
-            (&["--io-worker-cores", "4000"], "choose from"),
+            (&["--io-worker-cores", "4000"], "does not have"),
             (&["--segment-bytes", "1GiB"], "type 1MiB to 256MiB"),
             (&["--segment-bytes", "5000001"], "multiple of 4KiB"),
             (

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use client::{Client, ConnectOptions, Ticket};
+use client::{Client, Code, ConnectOptions, Ticket};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::{Format, LoadFlags};
@@ -195,14 +195,14 @@ impl<'f> Load<'f> {
 
     /// One that does not would have the whole frame refused, with all that is in it.
     fn fits(&self, entry: &Entry) -> Result<(), ReadError> {
-        let (bytes, most) = (entry.payload.len() as u64, self.flags.payload_bytes_max);
-        if bytes <= most.0 {
-            return Ok(());
+        let bytes = entry.payload.len() as u64;
+        match self.flags.payload_bytes_max {
+            Some(most) if bytes > most.0 => Err(ReadError::Line {
+                line: entry.line,
+                why: format!("payload has {bytes} bytes, and --payload-bytes-max is {most}"),
+            }),
+            _ => Ok(()),
         }
-        Err(ReadError::Line {
-            line: entry.line,
-            why: format!("payload has {bytes} bytes, and --payload-bytes-max is {most}"),
-        })
     }
 
     fn send(&mut self) -> Result<(), Failure> {
@@ -233,13 +233,23 @@ impl<'f> Load<'f> {
             .remove(&ticket)
             .expect("a ticket is answered once");
         let (first, last) = sent.lines;
+        let is_too_large = matches!(&ack, Err(error) if error.code() == Some(Code::TooLarge));
+        let hint = match is_too_large {
+            true => {
+                " (with --payload-bytes-max lines that are too large are told by their numbers)"
+            }
+            false => "",
+        };
         ack.with_context(|| {
             let lines = if first == last {
                 format!("line {first}")
             } else {
                 format!("lines {first} to {last}")
             };
-            format!("{lines} of {} may not be stored", input_name(self.flags))
+            format!(
+                "{lines} of {} may not be stored{hint}",
+                input_name(self.flags)
+            )
         })?;
         self.report.acked(sent.at.elapsed());
         self.report.records += sent.records;

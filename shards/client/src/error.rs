@@ -37,15 +37,24 @@ pub enum Error {
     /// The connection ended before the answer came: the append may be stored or not. Connect with a producer id to have such
     /// appends sent again safely.
     #[error(
-        "the connection to {address} ended before the answer: the append may be stored or not (use a producer id to retry safely)"
+        "the connection to {address} ended before the answer{}: the append may be stored or not (use a producer id to retry safely)",
+        said(.why)
     )]
     Lost {
         /// The other end.
         address: String,
+        /// What the server said of the connection, if it was the server that ended it.
+        why: Option<Refusal>,
     },
     /// The caller asked for something that cannot be sent; the sentence says what.
     #[error("{0}")]
     Usage(String),
+}
+
+fn said(why: &Option<Refusal>) -> String {
+    why.as_ref().map_or_else(String::new, |why| {
+        format!(" (the server said {}: {})", why.code.name(), why.message)
+    })
 }
 
 fn retry_hint(retry_after_ms: Option<u32>) -> String {
@@ -64,6 +73,12 @@ impl Error {
     /// Whether the same request may succeed later without any change.
     pub fn is_retryable(&self) -> bool {
         self.code().is_some_and(code_is_retryable)
+    }
+
+    /// The other end has closed: it may have said something before.
+    pub(crate) fn is_closed(&self) -> bool {
+        let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        matches!(self, Error::Io { cause, .. } if closed.contains(&cause.kind()))
     }
 
     pub(crate) fn io(doing: &'static str, address: &str, cause: io::Error) -> Error {

@@ -26,7 +26,7 @@ pub struct Connection {
     pub heavy: u32,
     /// An append waits for room in the log, or for what it needs to know: nothing is parsed until then.
     pub stalled: bool,
-    /// What was found out for the request that is parsed next.
+    /// What was found out for the request that is parsed next, until it is taken.
     pub key_use: Option<KeyUse>,
     /// Receiving is switched off (or was switched off by the kernel for want of buffers).
     pub paused: bool,

@@ -196,9 +196,9 @@ fn waypoint(partition: &Partition, digest: Digest, before: u32) -> Option<Link> 
     if before == 0 {
         return None;
     }
-    let link = partition.waypoints.nearest(digest, before)?;
-    // One that leads nowhere any more shortens nothing.
-    partition.resolve(link).map(|_| link)
+    let leads_somewhere = |link| partition.resolve(link).is_some();
+    let waypoints = &partition.waypoints;
+    waypoints.nearest(digest, before, leads_somewhere)
 }
 
 impl History {

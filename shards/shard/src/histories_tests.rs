@@ -118,4 +118,8 @@ fn old_versions_of_a_long_history_are_near_a_waypoint() {
     shard.core.partition.waypoints.put(digest, 2990, nowhere);
     let (found, _) = page(&mut shard, client, 2980, 2);
     assert_eq!(found, [2979, 2978]);
+    shard.core.partition.waypoints.put(digest, 1022, nowhere);
+    let (found, reads) = page(&mut shard, client, 1022, 2);
+    assert_eq!(found, [1021, 1020]);
+    assert!(reads <= 7, "{reads} reads");
 }

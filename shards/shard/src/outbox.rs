@@ -160,6 +160,11 @@ impl Outbox {
             gate,
             released,
         };
+        self.advance()
+    }
+
+    /// Replies that no place stands before any more go to the lane. Returns true if bytes may have become ready.
+    fn advance(&mut self) -> bool {
         let mut ready = false;
         while let Some(Slot::Reply { .. }) = self.slots.front() {
             let Some(Slot::Reply {
@@ -182,10 +187,11 @@ impl Outbox {
         ready
     }
 
-    /// Give up a place that was just taken: its request will be parsed again.
+    /// Give up a place: its request will be parsed again, or the connection ends before that.
     pub fn fill_nothing(&mut self, hole: u64) {
         self.slots
             .retain(|s| !matches!(s, Slot::Hole(h) if *h == hole));
+        self.advance();
     }
 
     /// Bytes for a stream that stays open (server-sent events): they go in front of the hole that stands for it.
@@ -293,6 +299,18 @@ mod tests {
         let text = String::from_utf8(bytes.clone()).unwrap();
         outbox.sent(bytes);
         text
+    }
+
+    #[test]
+    fn a_place_that_is_given_up_holds_nothing_back() {
+        let mut o = Outbox::new(Order::InOrder);
+        let hole = o.hole();
+        o.reply(0, OP, |b| b.extend_from_slice(b"behind"));
+        assert_eq!(text(&mut o), "");
+        o.fill_nothing(hole);
+        o.release(0, |_| ());
+        assert_eq!(text(&mut o), "behind");
+        assert!(o.is_idle());
     }
 
     #[test]

@@ -25,6 +25,10 @@ impl<S> Core<S> {
         if !matches!(ask, Ask::Streams | Ask::Metrics)
             && let Some(refusal) = self.not_ready()
         {
+            if let Ask::KeyUse { .. } = ask {
+                self.answer(origin, 0, Answer::KeyFree);
+                return Ok(());
+            }
             self.answer(origin, 0, Answer::Refused(refusal));
             return Ok(());
         }

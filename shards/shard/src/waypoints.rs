@@ -47,10 +47,16 @@ impl Waypoints {
         }
     }
 
-    /// The last waypoint on the way down to the versions below `before`.
-    pub fn nearest(&self, digest: Digest, before: u32) -> Option<Link> {
+    /// The last waypoint on the way down to the versions below `before` that leads somewhere.
+    pub fn nearest(
+        &self,
+        digest: Digest,
+        before: u32,
+        leads_somewhere: impl Fn(Link) -> bool,
+    ) -> Option<Link> {
         let way = self.of.range((digest, before)..=(digest, u32::MAX));
-        way.map(|(_, link)| *link).next()
+        way.map(|(_, link)| *link)
+            .find(|link| leads_somewhere(*link))
     }
 }
 
@@ -80,9 +86,12 @@ mod tests {
             (30, Some(30)),
             (31, None),
         ] {
-            assert_eq!(waypoints.nearest(mine, before), found.map(link), "{before}");
+            let nearest = waypoints.nearest(mine, before, |_| true);
+            assert_eq!(nearest, found.map(link), "{before}");
         }
-        assert_eq!(waypoints.nearest(other, 1), Some(link(99)));
+        assert_eq!(waypoints.nearest(other, 1, |_| true), Some(link(99)));
+        let but_20 = |at: Link| at.lsn != 20;
+        assert_eq!(waypoints.nearest(mine, 15, but_20), Some(link(30)));
     }
 
     #[test]
@@ -94,6 +103,9 @@ mod tests {
             waypoints.put(Digest(1 << 64), version, link(version.into()));
         }
         assert_eq!((waypoints.of.len(), waypoints.order.len()), (MOST, MOST));
-        assert_eq!(waypoints.nearest(Digest(1 << 64), 1), Some(link(7)));
+        assert_eq!(
+            waypoints.nearest(Digest(1 << 64), 1, |_| true),
+            Some(link(7))
+        );
     }
 }

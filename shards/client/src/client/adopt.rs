@@ -64,6 +64,7 @@ impl Layout {
             address: address.to_owned(),
             connection: shared,
             window: Window::new(window),
+            turned_away: false,
         }];
         let mut lanes = Vec::new();
         let mut lane_of_slot = vec![0; usize::from(SLOTS)];
@@ -78,6 +79,7 @@ impl Layout {
                         address: own,
                         connection: Some(connection),
                         window: Window::new(window),
+                        turned_away: false,
                     });
                 }
             }

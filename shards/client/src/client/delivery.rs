@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use wire::native::{AppendBuilder, Producer};
-use wire::{AppendRecord, Durability, Topology};
+use wire::{AppendRecord, Code, Durability, Refusal, Topology};
 
 use super::adopt::own_address;
 use super::{Client, Open, Part, Ticket};
@@ -178,8 +178,19 @@ impl Client {
             since,
             refused: None,
         });
-        // Where the server has ended the connection, the next look at it finds the answers that it still has, and why.
-        let _ = connection.flush();
+        self.flush(link);
+    }
+
+    /// Sends what was encoded. Where the other end has closed, the next look finds the answers that it gave before, and why.
+    fn flush(&mut self, link: usize) {
+        let Some(connection) = self.links[link].connection.as_mut() else {
+            return;
+        };
+        if let Err(error) = connection.flush()
+            && !error.is_closed()
+        {
+            self.disconnect(link);
+        }
     }
 
     /// Waits for one answer on a connection, making it again if need be. Afterwards at least one append is answered, or refused,
@@ -211,6 +222,7 @@ impl Client {
                 versions,
             } => {
                 self.links[link].window.release(id);
+                self.links[link].turned_away = false;
                 if let Some(Pending {
                     ticket, positions, ..
                 }) = self.lanes[lane].take(id)
@@ -288,23 +300,30 @@ impl Client {
         for pending in pending {
             connection.writer().extend_from_slice(&pending.frame);
         }
-        if connection.flush().is_err() {
-            self.disconnect(link);
-        }
+        self.flush(link);
     }
 
     /// The connection is gone. A producer's appends stay, to be sent again; others' fate is unknown.
     pub(super) fn disconnect(&mut self, link: usize) {
-        let connection = self.links[link].connection.as_ref();
-        if let Some(refusal) = connection.and_then(Connection::farewell).cloned()
-            && !code_is_retryable(refusal.code)
-        {
-            // One of those that have no answer, and the same again would end the next connection.
-            return self.fail(link, |_| Error::Refused(refusal.clone()));
+        let why = self.final_farewell(link);
+        if let Some(why) = &why {
+            // It is about one of those that have no answer, which would end the next connection too.
+            let in_flight = self.in_flight_on(link);
+            let again = std::mem::replace(&mut self.links[link].turned_away, true);
+            if in_flight == 1 {
+                return self.fail(link, |_| Error::Refused(why.clone()));
+            }
+            if again {
+                return self.fail(link, |address| Error::Lost {
+                    address: address.to_owned(),
+                    why: Some(why.clone()),
+                });
+            }
         }
         if self.options.producer_id.is_none() {
             return self.fail(link, |address| Error::Lost {
                 address: address.to_owned(),
+                why: why.clone(),
             });
         }
         self.links[link].connection = None;
@@ -313,6 +332,18 @@ impl Client {
                 .iter_mut()
                 .for_each(|pending| pending.refused = None);
         }
+    }
+
+    /// Why the server ended a connection, if that is for something that was sent over it.
+    pub(super) fn final_farewell(&self, link: usize) -> Option<Refusal> {
+        let farewell = self.links[link].connection.as_ref()?.farewell()?;
+        matches!(farewell.code, Code::TooLarge | Code::Malformed).then(|| farewell.clone())
+    }
+
+    /// Appends on a connection that have no answer.
+    pub(super) fn in_flight_on(&self, link: usize) -> usize {
+        let lanes = self.lanes.iter().filter(|lane| lane.link == link);
+        lanes.map(|lane| lane.pending.len()).sum()
     }
 
     /// Ends everything that is in flight on a connection.
@@ -374,6 +405,7 @@ impl Client {
                     }
                     Error::Lost {
                         address: self.links[link].address.clone(),
+                        why: None,
                     }
                 }
                 Err(error) => error,
@@ -383,6 +415,7 @@ impl Client {
             if hopeless || Instant::now() + pause >= deadline {
                 self.fail(link, |address| Error::Lost {
                     address: address.to_owned(),
+                    why: None,
                 });
                 return Err(error);
             }

@@ -69,6 +69,8 @@ struct Link {
     connection: Option<Connection>,
     /// What is in flight: the lane of each.
     window: Window<usize>,
+    /// The server has ended the last connection for what was sent over it, and answered no append since.
+    turned_away: bool,
 }
 
 /// An append of the caller that is not answered by all of its logs.
@@ -273,8 +275,8 @@ impl Client {
             }
             match self.call_once(link, deadline, &encode) {
                 Err(error @ (Error::Io { .. } | Error::Lost { .. })) => {
-                    let connection = self.links[link].connection.as_ref();
-                    let farewell = connection.and_then(Connection::farewell).cloned();
+                    let alone = self.in_flight_on(link) == 0;
+                    let farewell = self.final_farewell(link).filter(|_| alone);
                     self.disconnect(link);
                     if let Some(refusal) = farewell {
                         return Err(Error::Refused(refusal));
@@ -303,6 +305,7 @@ impl Client {
         let called = CALL_BIT | self.next_call;
         let lost = |link: &Link| Error::Lost {
             address: link.address.clone(),
+            why: None,
         };
         let Some(connection) = self.links[link].connection.as_mut() else {
             return Err(lost(&self.links[link]));

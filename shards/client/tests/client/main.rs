@@ -242,6 +242,28 @@ fn a_connection_that_is_refused_as_a_whole_says_why_and_is_not_tried_again() {
 }
 
 #[test]
+fn of_several_in_flight_none_is_said_to_be_refused_that_may_be_stored() {
+    for (options, connections) in [(ConnectOptions::default(), 1), (producer(), 2)] {
+        let faults = [1, 2].map(|arrival| ((0, arrival), Fault::TurnAway(Code::TooLarge)));
+        let server = Server::start(true, &faults);
+        let mut client = server.connect(options);
+        for payload in ["0", "1", "2"] {
+            client.send_append("s", &[new(FIRST, payload)]).unwrap();
+        }
+        let failed: Vec<Error> = std::iter::from_fn(|| client.recv())
+            .filter_map(|(_, ack)| ack.err())
+            .collect();
+        assert_eq!(failed.len(), 2);
+        for error in failed {
+            assert!(matches!(error, Error::Lost { .. }), "{error}");
+            assert!(error.to_string().contains("too_large: as told"), "{error}");
+        }
+        assert_eq!(server.logs[0].lock().unwrap().connections, connections);
+        assert_eq!(server.payloads(0), ["0"]);
+    }
+}
+
+#[test]
 fn a_connection_that_is_refused_for_now_is_tried_again() {
     let server = Server::start(true, &[((0, 0), Fault::TurnAway(Code::Overloaded))]);
     let mut client = server.connect(producer());

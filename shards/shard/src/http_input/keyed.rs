@@ -2,7 +2,8 @@
 //!
 //! The shards that a batch went to remember its key, and no others do: another batch under the same key may go to shards that have
 //! never heard of it. The request that waits keeps its connection; nothing of it is held besides its bytes. Two requests under one
-//! key that are on their way at the same time, and share no shard, are not told apart from each other.
+//! key that are on their way at the same time, and share no shard, are not told apart from each other; a shard that recovers or
+//! has stopped says nothing against a key, so that the others go on.
 
 use wire::Refusal;
 
@@ -30,11 +31,11 @@ impl<S> Core<S> {
         if self.shards() == 1 {
             return Ok(None);
         }
-        if let Some(known) = conn
-            .key_use
-            .take_if(|known| (known.digest, known.fingerprint) == (digest, fingerprint))
+        // It stays known until the request is taken: one that then waits for room must not lose its turn to another round.
+        if let Some(known) = &conn.key_use
+            && (known.digest, known.fingerprint) == (digest, fingerprint)
         {
-            return Ok(known.objection);
+            return Ok(known.objection.clone());
         }
         let asker = Asker::on(conn, voice);
         let asked = KeyUse {
@@ -64,6 +65,13 @@ impl<S> Core<S> {
         conn.jobs -= 1;
         conn.out.fill_nothing(job.asker.hole);
         conn.key_use = Some(known);
+        // What stood behind it may have gates that were passed while it waited.
+        let (durable, now_ns, latency) = (
+            self.partition.log.durable_lsn(),
+            self.now.monotonic_ns,
+            &mut self.latency,
+        );
+        conn.out.release(durable, |r| latency.record(&r, now_ns));
         self.retry(job.asker.conn);
     }
 }

@@ -58,6 +58,7 @@ impl<S> Core<S> {
                         self.stall(conn, later);
                         break;
                     }
+                    conn.key_use = None;
                     self.metrics.requests(Protocol::Http, operation, 1);
                     conn.continue_sent = false;
                     conn.closing |= !keep_alive;

@@ -79,7 +79,7 @@ pub struct AppendWork {
 pub struct KeyUse {
     pub digest: u128,
     pub fingerprint: u64,
-    /// Of a shard where the key was used for another request, or that cannot say.
+    /// Of a shard where the key was used for another request.
     pub objection: Option<Refusal>,
 }
 
