@@ -283,10 +283,10 @@ fn key_bytes(raw: &str) -> Checked<Cow<'_, [u8]>> {
     Ok(key)
 }
 
-/// `"N"`, N a version.
+/// `"N"`, N a version. A tag is its characters: no other spelling of the number is one.
 fn etag(value: &[u8]) -> Option<u32> {
     let digits = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    number(digits)
+    number(digits).filter(|_| !digits.starts_with(b"0"))
 }
 
 /// `*`, or a list of which the largest version counts: if one of them is the newest, it is that one. What is not ours matches

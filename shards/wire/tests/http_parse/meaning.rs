@@ -140,6 +140,7 @@ fn header_fields_decide() {
             "unless: Version(4) }",
         ),
         (&["If-None-Match: \"x\""], "unless: Never }"),
+        (&["If-None-Match: \"03\""], "unless: Never }"),
         (
             &["Authorization: bearer  tok"],
             "unless: Never } bearer tok",

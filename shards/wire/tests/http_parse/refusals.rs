@@ -108,6 +108,8 @@ fn conditions_that_make_no_sense() {
             "400 goes on: If-Match is not one",
         ),
         (&["If-Match: \"+7\""], "400 goes on: If-Match is not one"),
+        // The tag of version 7 is `"7"`, character by character (RFC 9110, 8.8.3.2).
+        (&["If-Match: \"07\""], "400 goes on: If-Match is not one"),
         (
             &["If-Match: \"7\"", "If-Match: \"8\""],
             "400 goes on: header field If-Match is there twice",
