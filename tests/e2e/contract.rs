@@ -234,7 +234,7 @@ fn ndjson_is_appended_whole_or_not_at_all() {
         assert!(detail.contains("line 41"), "{detail}");
         let long = format!("{good}{{\"key\":\"{}\",\"value\":1}}\n", "k".repeat(1025));
         http.call("POST", path, &ndjson, long)
-            .problem(400, "malformed");
+            .problem(413, "too_large");
         http.call("POST", path, &ndjson, "")
             .problem(400, "malformed");
         http.post(path, &good).problem(400, "malformed");

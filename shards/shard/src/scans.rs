@@ -216,7 +216,7 @@ impl<S> Core<S> {
 
     fn end_scan(&mut self, mut scan: Box<Scan>) {
         scan.walked.settle(scan.next_lsn);
-        if scan.set.is_empty() && scan.wait_until_ns > self.now.monotonic_ns {
+        if scan.set.is_empty() && scan.wait_until_ns > self.now.monotonic_ns && !self.draining {
             self.waiting.push(scan);
             return;
         }

@@ -87,7 +87,8 @@ impl<S> Core<S> {
                 });
             }
             Work::Tail(tail) => {
-                if tail.records == 0 && tail.wait_until_ns > self.now.monotonic_ns {
+                let waits = tail.wait_until_ns > self.now.monotonic_ns && !self.draining;
+                if tail.records == 0 && waits {
                     let Some(conn) = self.conns.get_mut(asker.conn) else {
                         return;
                     };

@@ -22,8 +22,8 @@ impl<S> Core<S> {
         let Some(conn) = self.conns.get_mut(asker.conn) else {
             return;
         };
-        if conn.ended {
-            // Nobody listens any more: the end of the stream is the end of the connection.
+        if conn.ended || self.draining {
+            // Nobody listens any more, or nobody will speak: the end of the stream is the end of the connection.
             return self.reply_to(&job, |_| ());
         }
         let mut bytes = Vec::new();

@@ -15,6 +15,10 @@ impl<D: Driver> Shard<D> {
             self.stopping = true;
             self.core.draining = true;
             self.core.drain_since_ns = self.driver.now().monotonic_ns;
+            // Who waits for news is told that there is none.
+            for scan in &mut self.core.waiting {
+                scan.wait_until_ns = 0;
+            }
             self.driver.stop_accepting();
         }
     }
@@ -23,13 +27,12 @@ impl<D: Driver> Shard<D> {
         if self.core.partition.log.is_dirty() && self.core.partition.log.failed().is_none() {
             return false;
         }
-        // What was taken is answered: own requests that others or the device still work on. Tails and their like may wait
-        // for long; they end with the connection.
+        // What was taken is answered: own requests that others or the device still work on.
         let owed = self
             .core
             .conns
             .iter_mut()
-            .any(|c| c.out.has_unsent() || c.jobs > c.heavy);
+            .any(|c| c.out.has_unsent() || c.jobs > 0);
         let late = self.drain_is_late();
         if owed && !late {
             return false;

@@ -24,6 +24,34 @@ fn a_drain_answers_what_was_taken() {
 }
 
 #[test]
+fn who_waits_for_news_is_told_that_there_is_none_when_the_server_ends() {
+    let mut shards = two_shards(8);
+    let client = shards[0].connect();
+    shards[0].turns(3);
+    // The second is behind the first on one connection.
+    let tail = get("/v1/streams/s/tail?wait_ms=60000");
+    shards[0].say(client, tail.repeat(2));
+    for _ in 0..20 {
+        shards.iter_mut().for_each(|shard| drop(shard.turn()));
+    }
+    assert_eq!(shards[0].heard(client), "");
+    let mut on = [true; 2];
+    shards[0].drain();
+    for turn in 0..1_000 {
+        if turn == 20 {
+            shards[1].drain();
+        }
+        for (shard, on) in shards.iter_mut().zip(&mut on) {
+            *on = *on && shard.turn();
+        }
+    }
+    assert_eq!(on, [false; 2], "the drain ends");
+    let said = shards[0].heard(client);
+    assert_eq!(said.matches("HTTP/1.1 200").count(), 2, "{said}");
+    assert_eq!(said.matches("X-Pinion-Cursor: ").count(), 2, "{said}");
+}
+
+#[test]
 fn a_drained_shard_answers_the_others_until_they_are_drained_too() {
     for first in [0, 1] {
         let mut shards = two_shards(8);
