@@ -117,6 +117,15 @@ pub fn shutdown(socket: &OwnedFd) {
     let _ = SockRef::from(socket).shutdown(Shutdown::Both);
 }
 
+/// As [`shutdown`], and a client that is still sending is told at once: the close that follows resets the connection
+/// (SO_LINGER 0, socket(7)). Without it, what came in and is not read shuts the window, and the client waits until the kernel
+/// gives it up.
+pub fn reset(socket: &OwnedFd) {
+    // Where it is no such socket any more there is nobody to tell.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    shutdown(socket);
+}
+
 /// End our direction behind what was sent; the other side may go on. A connection that is gone is fine.
 pub fn shutdown_write(socket: &OwnedFd) {
     let _ = SockRef::from(socket).shutdown(Shutdown::Write);
@@ -196,6 +205,40 @@ mod tests {
         };
         let (listener, _) = listen(local(), &options).unwrap();
         assert_eq!(SockRef::from(&listener).cpu_affinity().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_client_in_front_of_a_shut_window_learns_of_a_reset() {
+        let (listener, address) = listen(local(), &ListenOptions::default()).unwrap();
+        let listener = Socket::from(listener);
+        listener.set_recv_buffer_size(4096).unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        client
+            .set_write_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let writer = std::thread::spawn(move || {
+            let bytes = vec![0; 32 << 20];
+            io::Write::write_all(&mut client, &bytes)
+                .unwrap_err()
+                .kind()
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let accepted: OwnedFd = accepted.into();
+        shutdown_write(&accepted);
+        reset(&accepted);
+        // As a receive that is armed does: what is there is read to the end, and then the socket is closed.
+        let mut accepted = TcpStream::from(accepted);
+        io::copy(&mut accepted, &mut io::sink()).unwrap();
+        drop(accepted);
+        let told = writer.join().unwrap();
+        assert!(
+            matches!(
+                told,
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ),
+            "{told}"
+        );
     }
 
     #[test]

@@ -15,9 +15,9 @@ use crate::driver::{ConnId, Event};
 /// Connections whose input is still taken behind their last reply, at a time: one more, and the oldest ends.
 pub(super) const LINGERING_MAX: usize = 64;
 /// How long one lingers at most, and how much of its input is thrown away. A client that was refused in the middle of a
-/// large request reads the answer when it has sent the rest, or not at all.
+/// large request reads the answer when it has sent the rest, or not at all; beyond these bounds it is reset.
 const LINGER_NS: u64 = 2_000_000_000;
-const LINGER_BYTES_MAX: usize = 8 << 20;
+pub(super) const LINGER_BYTES_MAX: usize = 64 << 20;
 
 /// Quiet for so long after its last bytes, a connection is asked whether it has ended.
 const END_AFTER_NS: u64 = 250_000_000;
@@ -173,7 +173,7 @@ impl RingDriver {
         let lingering = &mut self.lingering[at];
         match lingering.bytes_left.checked_sub(bytes) {
             Some(left) => lingering.bytes_left = left,
-            None => self.end_lingering(at),
+            None => self.cut_lingering(at),
         }
     }
 
@@ -262,7 +262,7 @@ impl RingDriver {
         };
         uring::socket::shutdown_write(&socket);
         if self.lingering.len() == LINGERING_MAX {
-            self.end_lingering(0);
+            self.cut_lingering(0);
         }
         self.lingering.push_back(Lingering {
             conn,
@@ -281,6 +281,13 @@ impl RingDriver {
         }
     }
 
+    /// End one that may still be sending.
+    fn cut_lingering(&mut self, at: usize) {
+        if let Some(lingering) = self.lingering.remove(at) {
+            uring::socket::reset(&lingering.socket);
+        }
+    }
+
     /// Close those whose time is over; when the next one's is.
     pub(super) fn end_late_lingering(&mut self) -> Option<u64> {
         let now_ns = uring::clock::monotonic_ns();
@@ -289,7 +296,7 @@ impl RingDriver {
             if first.until_ns > now_ns {
                 return Some(first.until_ns);
             }
-            self.end_lingering(0);
+            self.cut_lingering(0);
         }
         None
     }

@@ -1,12 +1,13 @@
 //! The driver over a real ring that is far too small, a real file and real sockets.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use uring::RingConfig;
 
+use super::connections::LINGER_BYTES_MAX;
 use super::*;
 
 const FILE: FileId = FileId(0);
@@ -208,6 +209,32 @@ fn a_finished_connection_is_read_on_until_its_client_has_the_reply() {
 }
 
 #[test]
+fn a_client_that_goes_on_sending_beyond_the_bound_is_reset_and_does_not_hang() {
+    let mut small = small(64, 3, SyncMethod::Dsync);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = std::thread::spawn(move || {
+        let mut socket = TcpStream::connect(address).unwrap();
+        let bytes = vec![b'x'; LINGER_BYTES_MAX + (64 << 20)];
+        let patience = Some(Duration::from_secs(5));
+        socket.set_write_timeout(patience).unwrap();
+        socket.write_all(&bytes).unwrap_err().kind()
+    });
+    let (socket, _) = listener.accept().unwrap();
+    let conn = small.driver.adopt(socket.into());
+    small.driver.finish(conn);
+    while !client.is_finished() {
+        let patience = Patience::Sleep(Duration::from_millis(20));
+        small.driver.poll(patience, &mut small.events).unwrap();
+    }
+    let told = client.join().unwrap();
+    assert!(
+        matches!(told, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "{told}"
+    );
+}
+
+#[test]
 fn lingering_is_bounded_in_time_number_and_bytes() {
     let mut small = small(1024, 3, SyncMethod::Dsync);
     let mut clients = Vec::new();
@@ -234,7 +261,7 @@ fn lingering_is_bounded_in_time_number_and_bytes() {
         small.driver.poll(patience, &mut small.events).unwrap();
         assert!(small.events.is_empty());
     }
-    assert!(sender.join().unwrap() < 16 << 20);
+    assert!(sender.join().unwrap() < LINGER_BYTES_MAX + (16 << 20));
     for client in &mut clients {
         client.shutdown(Shutdown::Write).unwrap_or_default();
         let mut nothing = Vec::new();
