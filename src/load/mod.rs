@@ -132,6 +132,8 @@ struct Load<'f> {
     batch: Batch,
     records_max: usize,
     in_flight: HashMap<Ticket, Sent>,
+    /// Why the first frame that was not acked was not.
+    failed: Option<Failure>,
     report: Report,
     progress: ProgressBar,
     started: Instant,
@@ -149,6 +151,7 @@ impl<'f> Load<'f> {
             batch: Batch::default(),
             records_max,
             in_flight: HashMap::new(),
+            failed: None,
             report: Report::default(),
             progress,
             started: now,
@@ -156,11 +159,14 @@ impl<'f> Load<'f> {
         }
     }
 
-    /// Everything up to the end of the input or to the first thing that stops it. Whatever was read before that is acked when
-    /// this returns.
+    /// Everything up to the end of the input or to the first thing that stops it. When this returns every frame that was sent
+    /// has its answer, and the acked ones are counted.
     fn all<R: Read>(&mut self, mut reader: Reader<R>) -> Result<(), Failure> {
         let mut entry = Entry::default();
         let stopped = loop {
+            if self.failed.is_some() {
+                break None;
+            }
             let mut read = reader.next(&mut entry);
             if let Ok(true) = read {
                 read = self.fits(&entry).map(|()| true);
@@ -179,13 +185,16 @@ impl<'f> Load<'f> {
                 Err(error) => break Some(error),
             }
         };
-        self.send()?;
-        while let Some((ticket, ack)) = self.client.recv() {
-            self.settle(ticket, ack)?;
+        if self.failed.is_none() {
+            self.send()?;
         }
-        match stopped {
-            None => Ok(()),
-            Some(error) => {
+        while let Some((ticket, ack)) = self.client.recv() {
+            self.settle(ticket, ack);
+        }
+        match (self.failed.take(), stopped) {
+            (Some(failure), _) => Err(failure),
+            (None, None) => Ok(()),
+            (None, Some(error)) => {
                 let stored =
                     "; the lines before it are stored (--skip-bad counts bad lines and goes on)";
                 Err(read_failure(self.flags, error, stored))
@@ -222,35 +231,21 @@ impl<'f> Load<'f> {
         self.in_flight.insert(ticket, sent);
         self.batch.clear();
         while let Some((ticket, ack)) = self.client.poll() {
-            self.settle(ticket, ack)?;
+            self.settle(ticket, ack);
         }
         Ok(())
     }
 
-    fn settle(&mut self, ticket: Ticket, ack: client::Result<client::Ack>) -> Result<(), Failure> {
+    fn settle(&mut self, ticket: Ticket, ack: client::Result<client::Ack>) {
         let sent = self
             .in_flight
             .remove(&ticket)
             .expect("a ticket is answered once");
-        let (first, last) = sent.lines;
-        let is_too_large = matches!(&ack, Err(error) if error.code() == Some(Code::TooLarge));
-        let hint = match is_too_large {
-            true => {
-                " (with --payload-bytes-max lines that are too large are told by their numbers)"
-            }
-            false => "",
-        };
-        ack.with_context(|| {
-            let lines = if first == last {
-                format!("line {first}")
-            } else {
-                format!("lines {first} to {last}")
-            };
-            format!(
-                "{lines} of {} may not be stored{hint}",
-                input_name(self.flags)
-            )
-        })?;
+        if let Err(error) = ack {
+            let failure = self.not_acked(&sent, error);
+            self.failed.get_or_insert(failure);
+            return;
+        }
         self.report.acked(sent.at.elapsed());
         self.report.records += sent.records;
         self.report.bytes += sent.bytes;
@@ -259,6 +254,25 @@ impl<'f> Load<'f> {
             let rate = self.report.records as f64 / self.started.elapsed().as_secs_f64();
             self.progress.set_message(format!("{rate:.0} records/s"));
         }
-        Ok(())
+    }
+
+    /// Each shard has a frame of its own of a batch, and answers for itself.
+    fn not_acked(&self, sent: &Sent, error: client::Error) -> Failure {
+        let hint = match error.code() {
+            Some(Code::TooLarge) => {
+                " (with --payload-bytes-max lines that are too large are told by their numbers)"
+            }
+            _ => "",
+        };
+        let file = input_name(self.flags);
+        let what = match sent.lines {
+            (first, last) if first == last => format!("line {first} of {file} was not acked"),
+            (first, last) => format!(
+                "lines {first} to {last} of {file} were not all acked, and are not in these totals"
+            ),
+        };
+        anyhow::Error::new(error)
+            .context(format!("{what}{hint}"))
+            .into()
     }
 }
