@@ -9,7 +9,7 @@ use std::time::Duration;
 use wire::native::{self, opcode};
 use wire::{Code, ContentType, RecordOut, Topology};
 
-use crate::client::Client;
+use crate::client::{Client, check_stream};
 use crate::connection::Answer;
 use crate::error::{Error, Result};
 
@@ -68,7 +68,7 @@ impl From<&RecordOut<'_>> for Stored {
 /// A page of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// A shard's in lsn order.
+    /// A shard's in the order of its log: what compaction has copied comes where the copy lies.
     pub records: Vec<Stored>,
     /// Where the next page starts; opaque.
     pub cursor: Vec<u8>,
@@ -77,6 +77,7 @@ pub struct Page {
 impl Client {
     /// The newest record of a key; None if there is none or it was deleted.
     pub fn get(&mut self, stream: &str, key: &[u8]) -> Result<Option<Stored>> {
+        check_stream(stream)?;
         let answer = self.call(Some(key), Duration::ZERO, |out, id| {
             native::get(out, id, stream.as_bytes(), key)
         })?;
@@ -95,6 +96,7 @@ impl Client {
         before: u32,
         limit: u32,
     ) -> Result<Vec<Stored>> {
+        check_stream(stream)?;
         let encode =
             |out: &mut Vec<u8>, id| native::history(out, id, stream.as_bytes(), key, before, limit);
         match self.call(Some(key), Duration::ZERO, encode)? {
@@ -106,6 +108,7 @@ impl Client {
 
     /// One page of a stream from `cursor` on (empty: from the beginning). An empty page is the end.
     pub fn scan_page(&mut self, stream: &str, cursor: &[u8], limit: u32) -> Result<Page> {
+        check_stream(stream)?;
         let encode =
             |out: &mut Vec<u8>, id| native::scan(out, id, stream.as_bytes(), cursor, limit);
         let answer = self.call(None, Duration::ZERO, encode)?;
@@ -132,6 +135,7 @@ impl Client {
         limit: u32,
         wait: Duration,
     ) -> Result<Page> {
+        check_stream(stream)?;
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let encode = |out: &mut Vec<u8>, id| {
             native::tail(out, id, stream.as_bytes(), cursor, limit, wait_ms)

@@ -340,12 +340,17 @@ impl Client {
 }
 
 /// Refuses what the server would refuse, before anything is sent.
-fn check(stream: &str, records: &[AppendRecord<'_>]) -> Result<()> {
-    if !wire::stream_name_is_valid(stream.as_bytes()) {
-        return Err(Error::Usage(format!(
-            "stream name {stream:?}: use 1 to 128 of A-Z a-z 0-9 . _ : -"
-        )));
+pub(crate) fn check_stream(stream: &str) -> Result<()> {
+    if wire::stream_name_is_valid(stream.as_bytes()) {
+        return Ok(());
     }
+    Err(Error::Usage(format!(
+        "stream name {stream:?}: use 1 to 128 of A-Z a-z 0-9 . _ : -"
+    )))
+}
+
+fn check(stream: &str, records: &[AppendRecord<'_>]) -> Result<()> {
+    check_stream(stream)?;
     if records.is_empty() {
         return Err(Error::Usage(
             "an append needs at least one record".to_owned(),
