@@ -35,6 +35,7 @@ pub use gates::Held;
 pub(crate) use line::Waiter;
 pub use probes::ProbeId;
 pub use shared::{Bounds, READ_ONLY, READY, RECOVERING, STOPPED, Shared};
+pub(crate) use turned_away::refuse_draining;
 
 /// What a shard can do for clients now.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Clients that are not served, or no longer: too many of them, too slow to take, too slow to ask.
+//! Clients that are not served, or no longer: too many of them, too slow to take, too slow to ask, too late before the end.
 //!
 //! Whoever can still be told is told why before the connection closes. Time in which this process did not run counts for
 //! nobody. It does not close sockets (`turn` does).
@@ -6,7 +6,8 @@
 use wire::{Code, Refusal};
 
 use super::Core;
-use crate::driver::ConnId;
+use crate::conns::Connection;
+use crate::driver::{ConnId, Door};
 use crate::outbox::{Operation, Released};
 use crate::partition::refuse_for;
 
@@ -24,11 +25,7 @@ pub(crate) struct LateClients {
 
 impl<S> Core<S> {
     /// Over the bound of connections (or of descriptors): say so and close.
-    pub(crate) fn refuse_connection(
-        &mut self,
-        conn: &mut crate::conns::Connection,
-        few_descriptors: bool,
-    ) {
+    pub(crate) fn refuse_connection(&mut self, conn: &mut Connection, few_descriptors: bool) {
         let max = self.shared.bounds.connections_max;
         let why = if few_descriptors {
             "this server has no descriptors left for more connections: try again later".to_owned()
@@ -39,15 +36,11 @@ impl<S> Core<S> {
     }
 
     /// Say why, then close.
-    pub(crate) fn refuse_and_close(
-        &mut self,
-        conn: &mut crate::conns::Connection,
-        refusal: &Refusal,
-    ) {
+    pub(crate) fn refuse_and_close(&mut self, conn: &mut Connection, refusal: &Refusal) {
         self.count_refusal(refusal);
         let now = self.moment();
         let voice = match conn.door {
-            crate::driver::Door::Http => crate::jobs::Voice::Http {
+            Door::Http => crate::jobs::Voice::Http {
                 keep_alive: false,
                 head: false,
             },
@@ -116,4 +109,26 @@ impl<S> Core<S> {
         self.conns.check_in(conn);
         self.touch(id);
     }
+
+    /// HTTP requests that the drain found unfinished, or came behind its beginning: nothing of them was done. A native client
+    /// sends again what was not answered, to whoever serves next, and is told nothing that would keep it from that.
+    pub(crate) fn refuse_what_the_drain_leaves(&mut self) {
+        let left = |c: &&mut Connection| {
+            c.door == Door::Http && !c.input.is_empty() && c.jobs == 0 && !c.closing
+        };
+        let left: Vec<_> = self.conns.iter_mut().filter(left).map(|c| c.id).collect();
+        for id in left {
+            if let Some(mut conn) = self.conns.check_out(id) {
+                self.refuse_and_close(&mut conn, &refuse_draining());
+                self.conns.check_in(conn);
+                self.touch(id);
+            }
+        }
+    }
+}
+
+/// Why a server that ends takes no more.
+pub(crate) fn refuse_draining() -> Refusal {
+    let message = "draining: this server is shutting down";
+    refuse_for(Code::Unavailable, 1000, message)
 }

@@ -24,6 +24,7 @@ impl<D: Driver> Shard<D> {
     }
 
     pub(super) fn is_drained(&mut self) -> bool {
+        self.core.refuse_what_the_drain_leaves();
         if self.core.partition.log.is_dirty() && self.core.partition.log.failed().is_none() {
             return false;
         }

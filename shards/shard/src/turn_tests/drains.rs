@@ -24,6 +24,20 @@ fn a_drain_answers_what_was_taken() {
 }
 
 #[test]
+fn a_request_that_is_not_whole_when_the_server_ends_is_told_so() {
+    let mut shard = shard(Vec::new(), 1, 8);
+    let client = shard.connect();
+    let whole = post("k", "", b"value");
+    shard.say(client, &whole[..whole.len() - 1]);
+    shard.turns(3);
+    shard.drain();
+    while shard.turn() {}
+    let said = shard.heard(client);
+    assert!(said.starts_with("HTTP/1.1 503"), "{said}");
+    assert!(said.contains("Connection: close"), "{said}");
+}
+
+#[test]
 fn who_waits_for_news_is_told_that_there_is_none_when_the_server_ends() {
     let mut shards = two_shards(8);
     let client = shards[0].connect();
@@ -32,7 +46,9 @@ fn who_waits_for_news_is_told_that_there_is_none_when_the_server_ends() {
     let tail = get("/v1/streams/s/tail?wait_ms=60000");
     shards[0].say(client, tail.repeat(2));
     for _ in 0..20 {
-        shards.iter_mut().for_each(|shard| drop(shard.turn()));
+        for shard in &mut shards {
+            shard.turn();
+        }
     }
     assert_eq!(shards[0].heard(client), "");
     let mut on = [true; 2];
