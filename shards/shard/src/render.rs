@@ -1,6 +1,6 @@
 //! Outcomes as bytes of the asker's protocol. Knows both protocols' words and nothing of how an outcome came about.
 
-use wire::http::Unless;
+use wire::http::Verdict;
 use wire::http::reply::General;
 use wire::native::{self, AppendPart, ReplyMark};
 use wire::{Cursor, Durability, RecordOut, Refusal, http, ndjson};
@@ -95,11 +95,11 @@ pub fn record(
     voice: &Voice,
     now: Moment,
     record: &RecordOut<'_>,
-    unless: Unless,
+    verdict: &Verdict,
 ) {
     match *voice {
         Voice::Native { id, .. } => native::get_reply(out, id, now.mark, record),
-        Voice::Http { keep_alive, .. } if unless.is(record.version) => {
+        Voice::Http { keep_alive, .. } if *verdict == Verdict::NotModified => {
             http::reply::not_modified(out, now.general(keep_alive), record.version);
         }
         Voice::Http { keep_alive, head } => {

@@ -9,7 +9,7 @@ use crate::jobs::{Asker, Voice, Work};
 use crate::outbox::{Operation, Released};
 use crate::records::record_out;
 use crate::render;
-use wire::http::Unless;
+use wire::http::{Preconditions, Verdict};
 
 impl<S> Core<S> {
     pub(super) fn http_get(
@@ -18,7 +18,7 @@ impl<S> Core<S> {
         voice: Voice,
         stream: &[u8],
         key: &[u8],
-        unless: Unless,
+        preconditions: Preconditions,
     ) {
         let owner = self.owner_of(key);
         if owner == self.id && self.state == State::Ready {
@@ -29,13 +29,17 @@ impl<S> Core<S> {
                     let refusal = self.never_durable();
                     return self.http_refuse(conn, voice, &refusal);
                 }
+                let verdict = preconditions.verdict(record.version);
+                if let Verdict::Refuse(refusal) = &verdict {
+                    return self.http_refuse_behind(conn, gate, voice, refusal);
+                }
                 let released = Released {
                     operation: Operation::Get,
                     started_ns: conn.input_since_ns,
                     count: 1,
                 };
                 let now = conn.out.reply(gate, released, |out| {
-                    render::record(out, &voice, moment, &record_out(log, &record), unless);
+                    render::record(out, &voice, moment, &record_out(log, &record), &verdict);
                 });
                 if now {
                     self.latency.record(&released, self.now.monotonic_ns);
@@ -44,7 +48,7 @@ impl<S> Core<S> {
             }
         }
         let asker = Asker::on(conn, voice);
-        let ticket = self.jobs.add(asker, 1, Work::Get { unless });
+        let ticket = self.jobs.add(asker, 1, Work::Get { preconditions });
         self.ask(owner, ticket, &Ask::Get { stream, key });
     }
 }

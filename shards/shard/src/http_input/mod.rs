@@ -192,8 +192,8 @@ impl<S> Core<S> {
             Route::Get {
                 stream,
                 key,
-                unless,
-            } => self.http_get(conn, voice, stream.as_bytes(), &key, unless),
+                preconditions,
+            } => self.http_get(conn, voice, stream.as_bytes(), &key, preconditions),
             Route::History {
                 stream,
                 key,
@@ -296,11 +296,7 @@ impl<S> Core<S> {
 
     fn http_ready(&mut self, conn: &mut Connection, voice: Voice) {
         let refusal = match (&self.state, self.partition.log.failed()) {
-            _ if self.draining => Some(crate::partition::refuse_for(
-                Code::Unavailable,
-                1000,
-                "draining: this server is shutting down",
-            )),
+            _ if self.draining => Some(crate::core::refuse_draining()),
             (State::Ready, Some(why)) => Some(crate::partition::refuse_for(
                 Code::Unavailable,
                 60_000,

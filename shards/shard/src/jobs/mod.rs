@@ -10,7 +10,7 @@ mod replies;
 mod tails;
 
 use wire::cursor::Walked;
-use wire::http::Unless;
+use wire::http::Preconditions;
 use wire::native::AppendPart;
 use wire::{Cursor, Durability, Refusal};
 
@@ -43,7 +43,7 @@ pub struct Asker {
 pub enum Work {
     Append(AppendWork),
     Get {
-        unless: Unless,
+        preconditions: Preconditions,
     },
     History,
     Scan(ScanWork),

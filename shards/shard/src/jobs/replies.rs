@@ -3,6 +3,7 @@
 //! A job that ends is out of the slab and off its connection's count before its reply is written. It does not know how the
 //! protocols spell a reply (`render`), or when it may leave (`outbox`).
 
+use wire::http::Verdict;
 use wire::native::ReplyMark;
 use wire::{Code, Refusal};
 
@@ -39,13 +40,21 @@ impl<S> Core<S> {
             return;
         };
         let now = self.moment_of(&job);
-        self.reply_to(&job, |out| match job.work {
-            Work::Get { unless } => {
-                let record = set.iter().next().expect("a found record is in its set");
-                render::record(out, &job.asker.voice, now, &record, unless);
+        let voice = &job.asker.voice;
+        let Work::Get { preconditions } = job.work else {
+            let sets = std::slice::from_ref(&set);
+            return self.reply_to(&job, |out| render::records(out, voice, now, sets, None));
+        };
+        let record = set.iter().next().expect("a found record is in its set");
+        match preconditions.verdict(record.version) {
+            Verdict::Refuse(refusal) => {
+                self.count_refusal(&refusal);
+                self.reply_to(&job, |out| render::refusal(out, voice, now, &refusal, None));
             }
-            _ => render::records(out, &job.asker.voice, now, std::slice::from_ref(&set), None),
-        });
+            verdict => self.reply_to(&job, |out| {
+                render::record(out, voice, now, &record, &verdict)
+            }),
+        }
     }
 
     pub(super) fn finish(&mut self, ticket: Ticket) {

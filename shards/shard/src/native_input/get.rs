@@ -3,7 +3,7 @@
 //! What is shown from memory has the stream and key that were asked for, and is gated on its lsn until that is durable.
 
 use index::Digest;
-use wire::http::Unless;
+use wire::http::Preconditions;
 use wire::native::{self, opcode};
 
 use crate::conns::Connection;
@@ -59,7 +59,7 @@ impl<S> Core<S> {
             asker,
             1,
             Work::Get {
-                unless: Unless::Never,
+                preconditions: Preconditions::NONE,
             },
         );
         self.ask(owner, ticket, &Ask::Get { stream, key });

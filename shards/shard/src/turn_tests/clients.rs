@@ -128,12 +128,9 @@ fn who_asks_before_sending_more_than_a_payload_may_have_is_refused_at_once() {
     assert_eq!(shard.ask(client, head("", PAYLOAD_BYTES_MAX + 1)), go_on);
     let client = shard.connect();
     let problem = "{\"type\":\"urn:pinion:problem:too_large\",\"title\":\"Over the size limit\",\"status\":413,\"detail\":\"payload has 307201 bytes: keep payloads within 307200\",\"code\":\"too_large\"}";
-    assert_eq!(
-        shard.ask(client, head("/k", PAYLOAD_BYTES_MAX + 1)),
-        format!(
-            "HTTP/1.1 413 Content Too Large\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{problem}",
-            problem.len()
-        )
-    );
+    let answer = shard.ask(client, head("/k", PAYLOAD_BYTES_MAX + 1));
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    assert!(answer.ends_with(&format!("\r\n\r\n{problem}")), "{answer}");
     assert!(!shard.driver.clients[&client].1, "it is closed");
 }

@@ -64,7 +64,7 @@ impl<'a> Head<'a> {
             match name.len() {
                 4 if is("host") => once(&mut host),
                 6 if is("accept") => {
-                    head.accepts_event_stream |= contains_token(value, b"text/event-stream");
+                    head.accepts_event_stream |= accepts(value, b"text/event-stream");
                 }
                 6 if is("expect") => {
                     head.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
@@ -110,8 +110,14 @@ impl<'a> Head<'a> {
             (_, Some(_)) => Framing::Chunked,
             (length, None) => Framing::Length(length.unwrap_or(0)),
         };
-        if host.is_none() && minor_version == 1 {
-            head.refuse("Host is missing: HTTP/1.1 requires it");
+        match host {
+            None if minor_version == 1 => head.refuse("Host is missing: HTTP/1.1 requires it"),
+            Some(value) if !is_host(value) => {
+                head.refuse(
+                    "Host is not a host: send the name or address, and the port behind a colon",
+                );
+            }
+            _ => {}
         }
         head.bearer = authorization.and_then(bearer);
         if let Some(key) = head.idempotency_key
@@ -140,10 +146,33 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-/// Whether a comma-separated list has the token, with or without parameters.
+/// Whether a comma-separated list has the token.
 fn contains_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|b| *b == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// Whether an `Accept` names the type, and not with a weight of nought (RFC 9110, section 12.4.2).
+fn accepts(list: &[u8], media_type: &[u8]) -> bool {
     list.split(|b| *b == b',').any(|item| {
-        let end = memchr::memchr(b';', item).unwrap_or(item.len());
-        item[..end].trim_ascii().eq_ignore_ascii_case(token)
+        let mut parts = item.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+        let named = parts.next().unwrap_or_default();
+        named.eq_ignore_ascii_case(media_type) && !parts.any(is_nought)
     })
+}
+
+/// `q=0`, `q=0.`, up to `q=0.000`.
+fn is_nought(parameter: &[u8]) -> bool {
+    let weight = parameter
+        .strip_prefix(b"q=")
+        .or(parameter.strip_prefix(b"Q="));
+    let decimals = weight.and_then(|weight| weight.strip_prefix(b"0"));
+    decimals.is_some_and(|decimals| decimals.iter().all(|b| matches!(b, b'.' | b'0')))
+}
+
+/// Whether a `Host` is a host and maybe a port (RFC 9112, section 3.2): bytes that end a host in an address are not in it.
+fn is_host(value: &[u8]) -> bool {
+    value
+        .iter()
+        .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#' | b'@' | b',' | b'\\'))
 }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 on httparse: requests routed to what they mean; replies rendered.
 //!
-//! `head` reads the header fields, `route` the method and path, `query` what is behind the path, `chunked` the body that comes in pieces, `reply`
+//! `head` reads the header fields, `preconditions` those about versions, `route` the method and path, `query` what is behind the path, `chunked` the body that comes in pieces, `reply`
 //! writes. A request is answered by its meaning ([`Route`]); what comes out of it is the shard's business.
 //!
 //! Invariants: where one request ends and the next begins is never guessed. A head that leaves it open (two lengths,
@@ -9,6 +9,7 @@
 
 mod chunked;
 mod head;
+mod preconditions;
 mod query;
 pub mod reply;
 mod route;
@@ -20,6 +21,7 @@ use crate::model::refuse_payload;
 use crate::{Code, Condition, ContentType, Cursor, Durability, Policy, Refusal};
 use chunked::{Measured, NotWhole};
 use head::{Framing, Head};
+pub use preconditions::{Preconditions, Tags, Verdict};
 
 /// Most header fields of a request.
 pub const HEADERS_MAX: usize = 64;
@@ -128,8 +130,8 @@ pub enum Route<'a> {
         stream: &'a str,
         /// Key bytes.
         key: Cow<'a, [u8]>,
-        /// From `If-None-Match`.
-        unless: Unless,
+        /// What it wants of the newest version.
+        preconditions: Preconditions,
     },
     /// `GET /v1/streams/{stream}/records/{key}/history`
     History {
@@ -188,28 +190,6 @@ pub enum Route<'a> {
     Metrics,
     /// `GET /v1/openapi.json`
     OpenApi,
-}
-
-/// Which newest version is not sent again but answered with 304 (RFC 9110, section 13.1.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unless {
-    /// The record is sent whatever its version.
-    Never,
-    /// The client has this one.
-    Version(u32),
-    /// `*`: it wants to know only that there is one.
-    Any,
-}
-
-impl Unless {
-    /// Whether a record with this version is not sent.
-    pub fn is(self, version: u32) -> bool {
-        match self {
-            Unless::Never => false,
-            Unless::Version(has) => has == version,
-            Unless::Any => true,
-        }
-    }
 }
 
 impl<'a> Route<'a> {

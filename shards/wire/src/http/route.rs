@@ -6,11 +6,12 @@
 use std::borrow::Cow;
 
 use super::head::Head;
-use super::query::{Param, Query, decode, number, read_cursor};
-use super::{Checked, Rejection, Route, Unless, reject};
+use super::preconditions::{Preconditions, condition};
+use super::query::{Param, Query, decode, read_cursor};
+use super::{Checked, Rejection, Route, reject};
 use crate::model::{refuse_key, refuse_stream_name};
 use crate::{
-    Code, Condition, ContentType, Durability, KEY_BYTES_MAX, Policy, Refusal, WAIT_MS_MAX,
+    Code, ContentType, Durability, KEY_BYTES_MAX, Policy, Refusal, WAIT_MS_MAX,
     stream_name_is_valid,
 };
 
@@ -105,7 +106,7 @@ pub(super) fn resolve<'a>(method: &str, target: &'a str, head: &Head<'a>) -> Che
             Ok(Route::Get {
                 stream: stream(name)?,
                 key: key_bytes(key)?,
-                unless: head.if_none_match.map_or(Unless::Never, unless),
+                preconditions: Preconditions::of_read(head),
             })
         }
         ("POST", Place::Record(name, key)) => {
@@ -281,47 +282,6 @@ fn key_bytes(raw: &str) -> Checked<Cow<'_, [u8]>> {
         return Err(refuse_key(key.len()).into());
     }
     Ok(key)
-}
-
-/// `"N"`, N a version. A tag is its characters: no other spelling of the number is one.
-fn etag(value: &[u8]) -> Option<u32> {
-    let digits = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    number(digits).filter(|_| !digits.starts_with(b"0"))
-}
-
-/// `*`, or a list of which the largest version counts: if one of them is the newest, it is that one. What is not ours matches
-/// nothing.
-fn unless(field: &[u8]) -> Unless {
-    if field == b"*" {
-        return Unless::Any;
-    }
-    let versions = field.split(|byte| *byte == b',').filter_map(|tag| {
-        let tag = tag.trim_ascii();
-        etag(tag.strip_prefix(b"W/").unwrap_or(tag))
-    });
-    versions.max().map_or(Unless::Never, Unless::Version)
-}
-
-fn condition(head: &Head<'_>) -> Checked<Condition> {
-    match (head.if_match, head.if_none_match) {
-        (None, None) => Ok(Condition::None),
-        (None, Some(b"*")) => Ok(Condition::New),
-        (None, Some(_)) => reject(
-            Code::Malformed,
-            "If-None-Match on a write is `*` (only if new): for a version use If-Match: \"version\"",
-        ),
-        (Some(tag), None) => match etag(tag) {
-            Some(version) if version > 0 => Ok(Condition::Version(version)),
-            _ => reject(
-                Code::Malformed,
-                "If-Match is not one \"version\": send the ETag that a GET gave, with its quotes",
-            ),
-        },
-        (Some(_), Some(_)) => reject(
-            Code::Malformed,
-            "If-Match and If-None-Match are both there: send one of them",
-        ),
-    }
 }
 
 #[cfg(test)]

@@ -7,19 +7,19 @@ fn every_route_at_every_split() {
     for (first, expected) in [
         (
             "GET /v1/streams/s/records/k",
-            r#"Get { stream: "s", key: [107], unless: Never }"#,
+            r#"Get { stream: "s", key: [107], preconditions: Preconditions { if_match: Absent, if_none_match: Absent } }"#,
         ),
         (
             "HEAD /v1/streams/s/records/k",
-            r#"Get { stream: "s", key: [107], unless: Never } head"#,
+            r#"Get { stream: "s", key: [107], preconditions: Preconditions { if_match: Absent, if_none_match: Absent } } head"#,
         ),
         (
             "GET /v1/streams/s/records/%00%fF%2F%25",
-            r#"Get { stream: "s", key: [0, 255, 47, 37], unless: Never }"#,
+            r#"Get { stream: "s", key: [0, 255, 47, 37], preconditions: Preconditions { if_match: Absent, if_none_match: Absent } }"#,
         ),
         (
             "GET /v1/streams/a.b_c:d-E9/records/k",
-            r#"Get { stream: "a.b_c:d-E9", key: [107], unless: Never }"#,
+            r#"Get { stream: "a.b_c:d-E9", key: [107], preconditions: Preconditions { if_match: Absent, if_none_match: Absent } }"#,
         ),
         (
             "GET /v1/streams/s/records/k/history",
@@ -131,25 +131,49 @@ fn header_fields_decide() {
             "content_type: Code(0), condition: None, idempotency_key: None, durability: Buffered",
         ),
     );
+    let none = "Absent, if_none_match: Absent } }";
     for (fields, expected) in [
-        (&["If-None-Match: \"3\""][..], "unless: Version(3) }"),
-        (&["If-None-Match: W/\"3\""], "unless: Version(3) }"),
-        (&["If-None-Match: *"], "unless: Any }"),
+        (
+            &["If-None-Match: \"3\""][..],
+            "Absent, if_none_match: Version(3) } }",
+        ),
+        (
+            &["If-None-Match: W/\"3\""],
+            "Absent, if_none_match: Version(3) } }",
+        ),
+        (&["If-None-Match: *"], "Absent, if_none_match: Any } }"),
         (
             &["If-None-Match: \"3\" , W/\"4\",\"x\""],
-            "unless: Version(4) }",
+            "Absent, if_none_match: Version(4) } }",
         ),
-        (&["If-None-Match: \"x\""], "unless: Never }"),
-        (&["If-None-Match: \"03\""], "unless: Never }"),
+        (
+            &["If-None-Match: \"x\""],
+            "Absent, if_none_match: Foreign } }",
+        ),
+        (
+            &["If-None-Match: \"03\""],
+            "Absent, if_none_match: Foreign } }",
+        ),
+        (
+            &["If-Match: \"3\", \"4\""],
+            "Version(4), if_none_match: Absent } }",
+        ),
+        (&["If-Match: W/\"3\""], "Foreign, if_none_match: Absent } }"),
+        (
+            &["If-Match: *", "If-None-Match: *"],
+            "Any, if_none_match: Any } }",
+        ),
         (
             &["Authorization: bearer  tok"],
-            "unless: Never } bearer tok",
+            &format!("{none} bearer tok"),
         ),
-        (&["Authorization: Basic tok"], "unless: Never }"),
-        (&["Connection: keep-alive, Close"], "unless: Never } close"),
-        (&["Connection: keep-alive"], "unless: Never }"),
+        (&["Authorization: Basic tok"], none),
+        (&["Connection: keep-alive, Close"], &format!("{none} close")),
+        (&["Connection: keep-alive"], none),
     ] {
-        let whole = format!(r#"Get {{ stream: "s", key: [107], {expected}"#);
+        let whole = format!(
+            r#"Get {{ stream: "s", key: [107], preconditions: Preconditions {{ if_match: {expected}"#
+        );
         let text = request(get, fields, "");
         check(&text, &whole);
         assert_eq!(shown(&text), whole);
@@ -159,6 +183,12 @@ fn header_fields_decide() {
         &request(tail, &["Accept: text/html, text/event-stream;q=1"], ""),
         r#"Tail { stream: "s", cursor: None, wait_ms: 30000, limit: 100, event_stream: true }"#,
     );
+    for accepts in ["text/event-stream;q=0", "*/*, text/event-stream; Q=0.00"] {
+        check(
+            &request(tail, &[&format!("Accept: {accepts}")], ""),
+            r#"Tail { stream: "s", cursor: None, wait_ms: 30000, limit: 100, event_stream: false }"#,
+        );
+    }
     let last = "Last-Event-ID: cGMBAQAAAAIAAAAAAAcAAAAAAAAAAQAAAP__________pv4chQ";
     check(
         &request(tail, &["Accept: text/event-stream", last], ""),

@@ -158,4 +158,10 @@ fn conditions_that_make_no_sense() {
         "GET /healthz HTTP/1.1\r\n\r\n",
         "400 goes on: Host is missing",
     );
+    for host in ["a b", "user@h", "h/path", "h,h"] {
+        check(
+            &format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            "400 goes on: Host is not a host",
+        );
+    }
 }
