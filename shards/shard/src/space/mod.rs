@@ -41,7 +41,7 @@ const SLICE_BYTES: u64 = 128 * 1024;
 /// And at most, however much was written: a turn that writes much takes long by itself.
 const SLICE_BYTES_MOST: u64 = 4 << 20;
 /// About as many are released while two checkpoints are written, beside those that they wait for.
-const SEGMENTS_IN_TWO_CHECKPOINTS: u64 = 5;
+const SEGMENTS_IN_TWO_CHECKPOINTS: u64 = 6;
 /// Files of so many segments are nobody's trouble, however little is alive.
 const FEW_SEGMENTS: u64 = 8;
 /// After something that time may mend.
