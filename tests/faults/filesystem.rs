@@ -14,7 +14,7 @@ use crate::number_from;
 use crate::oracle::{self, Random};
 use crate::server::{Server, directory, eventually, pinion, run};
 
-const SHARDS: u16 = 2;
+pub const SHARDS: u16 = 2;
 
 /// Keys that belong to a shard.
 fn keys(shard: u16) -> impl Iterator<Item = String> {
@@ -137,36 +137,7 @@ fn shut_down_under_load(kind: Kind) {
             0 => Journal::Lost,
             _ => Journal::Written,
         });
-        let durable: Vec<f64> = (0..SHARDS)
-            .map(|shard| {
-                let refused = until_refused(&server, shard);
-                refused.problem(503, "unavailable");
-                assert!(refused.header("retry-after").is_some());
-                match native_append(&server, &key(shard)) {
-                    Err(Error::Refused(refusal)) => assert_eq!(refusal.code, Code::Unavailable),
-                    other => panic!("{other:?}"),
-                }
-                durable_lsn(&server, shard)
-            })
-            .collect();
-        // The load goes on, and nothing of it is acked.
-        std::thread::sleep(Duration::from_millis(200));
-        for (shard, durable) in (0..SHARDS).zip(durable) {
-            assert_eq!(
-                durable_lsn(&server, shard),
-                durable,
-                "an ack behind a failure"
-            );
-            // The first write that fails stops a shard. One that had just used up its segments has none under way, and is
-            // held by the next segment that cannot be made.
-            let state = server.metric("pinion_shard_state", shard.into());
-            assert!(
-                state == 3.0 || state == 5.0,
-                "shard {shard} is in state {state}"
-            );
-        }
-        server.http().get("/readyz").problem(503, "unavailable");
-        assert_eq!(server.http().get("/healthz").status, 200);
+        assert_nothing_is_acked_any_more(&server);
         if round == 0 {
             // Asked to end it ends, and says that not all was well.
             let mut server = server;
@@ -191,6 +162,41 @@ fn shut_down_under_load(kind: Kind) {
     );
     server.stop();
     run(&mut pinion(&["verify", path_text(data.path())]), 0);
+}
+
+/// The log cannot be written: every shard refuses, says why, and acks nothing of the load that goes on.
+#[track_caller]
+pub fn assert_nothing_is_acked_any_more(server: &Server) {
+    let durable: Vec<f64> = (0..SHARDS)
+        .map(|shard| {
+            let refused = until_refused(server, shard);
+            refused.problem(503, "unavailable");
+            assert!(refused.header("retry-after").is_some());
+            match native_append(server, &key(shard)) {
+                Err(Error::Refused(refusal)) => assert_eq!(refusal.code, Code::Unavailable),
+                other => panic!("{other:?}"),
+            }
+            durable_lsn(server, shard)
+        })
+        .collect();
+    // The load goes on, and nothing of it is acked.
+    std::thread::sleep(Duration::from_millis(200));
+    for (shard, durable) in (0..SHARDS).zip(durable) {
+        assert_eq!(
+            durable_lsn(server, shard),
+            durable,
+            "an ack behind a failure"
+        );
+        // The first write that fails stops a shard. One that had just used up its segments has none under way, and is
+        // held by the next segment that cannot be made.
+        let state = server.metric("pinion_shard_state", shard.into());
+        assert!(
+            state == 3.0 || state == 5.0,
+            "shard {shard} is in state {state}"
+        );
+    }
+    server.http().get("/readyz").problem(503, "unavailable");
+    assert_eq!(server.http().get("/healthz").status, 200);
 }
 
 /// Fills both shards until each says that the disk is full.

@@ -1,5 +1,5 @@
-//! Filesystems that can be broken: ext4 or XFS on a loop device, over a file on disk or in a small tmpfs. Gone when dropped,
-//! also when a test fails.
+//! Filesystems that can be broken: ext4 or XFS on a loop device, over a file on disk, in a small tmpfs or on a filesystem of
+//! the test's own. Gone when dropped, also when a test fails.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,6 +40,14 @@ impl Kind {
 pub enum Journal {
     Written = 1,
     Lost = 2,
+}
+
+/// Where the bytes of the device lie.
+enum Beneath<'a> {
+    Disk,
+    /// In a tmpfs of so many MiB.
+    Memory(u64),
+    Directory(&'a Path),
 }
 
 /// A mounted filesystem that nobody else uses.
@@ -104,21 +112,20 @@ impl Ground {
 
     /// The same of any kind.
     pub fn of_kind(kind: Kind, test: &str, at: &Path, mib: u64) -> Option<Ground> {
-        Ground::make(kind, test, at, mib, None)
+        Ground::make(kind, test, at, mib, Beneath::Disk)
+    }
+
+    /// ext4 of `mib` over a file in `directory`, which is somebody else's.
+    pub fn over(test: &str, at: &Path, mib: u64, directory: &Path) -> Option<Ground> {
+        Ground::make(Kind::Ext4, test, at, mib, Beneath::Directory(directory))
     }
 
     /// The same over a file in a tmpfs of `memory_mib`, which is smaller: what does not fit fails below the filesystem.
     pub fn in_memory(test: &str, at: &Path, mib: u64, memory_mib: u64) -> Option<Ground> {
-        Ground::make(Kind::Ext4, test, at, mib, Some(memory_mib))
+        Ground::make(Kind::Ext4, test, at, mib, Beneath::Memory(memory_mib))
     }
 
-    fn make(
-        kind: Kind,
-        test: &str,
-        at: &Path,
-        mib: u64,
-        memory_mib: Option<u64>,
-    ) -> Option<Ground> {
+    fn make(kind: Kind, test: &str, at: &Path, mib: u64, beneath: Beneath<'_>) -> Option<Ground> {
         if let Some(why) = why_not(kind) {
             skipped(test, &format!("needs root and loop devices ({why})"));
             return None;
@@ -134,7 +141,7 @@ impl Ground {
             memory: None,
             _around: around,
         };
-        match ground.set_up(kind, mib, memory_mib) {
+        match ground.set_up(kind, mib, beneath) {
             Ok(()) => Some(ground),
             Err(why) => {
                 skipped(test, &format!("needs root and loop devices ({why})"));
@@ -143,33 +150,50 @@ impl Ground {
         }
     }
 
-    fn set_up(&mut self, kind: Kind, mib: u64, memory_mib: Option<u64>) -> Result<(), String> {
-        let image = path_text(&self.image).to_owned();
-        if let Some(memory_mib) = memory_mib {
-            let memory = self.image.with_file_name("memory");
-            std::fs::create_dir(&memory).map_err(|error| error.to_string())?;
-            let size = format!("size={memory_mib}m");
-            system(&[
-                "mount",
-                "-t",
-                "tmpfs",
-                "-o",
-                &size,
-                "tmpfs",
-                path_text(&memory),
-            ])?;
-            self.image = memory.join("image");
-            self.memory = Some(memory);
+    fn set_up(&mut self, kind: Kind, mib: u64, beneath: Beneath<'_>) -> Result<(), String> {
+        match beneath {
+            Beneath::Disk => {}
+            Beneath::Memory(memory_mib) => {
+                let memory = self.image.with_file_name("memory");
+                std::fs::create_dir(&memory).map_err(|error| error.to_string())?;
+                let size = format!("size={memory_mib}m");
+                system(&[
+                    "mount",
+                    "-t",
+                    "tmpfs",
+                    "-o",
+                    &size,
+                    "tmpfs",
+                    path_text(&memory),
+                ])?;
+                self.image = memory.join("image");
+                self.memory = Some(memory);
+            }
+            Beneath::Directory(directory) => self.image = directory.join("image"),
         }
-        let image = match self.memory {
-            Some(_) => path_text(&self.image).to_owned(),
-            None => image,
+        let image_and_its_name = || {
+            let file = std::fs::File::create(&self.image)?;
+            file.set_len(mib * MIB)?;
+            file.sync_all()?;
+            std::fs::File::open(self.image.parent().expect("a directory"))?.sync_all()
         };
-        let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
-        file.set_len(mib * MIB).map_err(|error| error.to_string())?;
-        system(&[kind.make(), &[&*image]].concat())?;
-        self.device = system(&["losetup", "--find", "--show", &image])?;
+        image_and_its_name().map_err(|error| error.to_string())?;
+        system(&[kind.make(), &[path_text(&self.image)]].concat())?;
+        self.attach()
+    }
+
+    /// A device of the image, mounted.
+    pub fn attach(&mut self) -> Result<(), String> {
+        self.device = system(&["losetup", "--find", "--show", path_text(&self.image)])?;
         self.mount()
+    }
+
+    /// Neither mounted nor a device any more; nobody has the image open.
+    pub fn detach(&mut self) -> Result<(), String> {
+        self.unmount()?;
+        system(&["losetup", "--detach", &self.device])?;
+        self.device.clear();
+        Ok(())
     }
 
     pub fn mount(&self) -> Result<(), String> {

@@ -2,8 +2,8 @@
 //! that misbehave. Real processes, real kernel.
 //!
 //! What needs root and loop devices says `skipped: …` on standard error and passes where it has none. Sizes for longer runs
-//! come from the environment: `PINION_KILLS`, `PINION_SHUTDOWNS`, `PINION_POWER_CUTS`, `PINION_ATTACKERS`. What disturbs the
-//! whole machine is done only where `PINION_CORE_OFFLINE=1` asks for it.
+//! come from the environment: `PINION_KILLS`, `PINION_SHUTDOWNS`, `PINION_POWER_CUTS`, `PINION_DEVICE_CUTS`,
+//! `PINION_ATTACKERS`. What disturbs the whole machine is done only where `PINION_CORE_OFFLINE=1` asks for it.
 //!
 //! `ground` makes filesystems that can be broken, `forgetful` one that forgets what nobody synced, `oracle` writes down what
 //! was sent and acked, `book` holds a server to it; the other modules are the tests.
@@ -15,6 +15,7 @@ mod caps;
 mod clients;
 mod cores;
 mod descriptors;
+mod device;
 mod filesystem;
 mod forgetful;
 mod ground;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use client::{Client, Condition, ConnectOptions, ContentType, Durability, Error, Record};
 
 use crate::http::request;
+use crate::server::{Server, eventually};
 
 pub const STREAM: &str = "oracle";
 /// Native workers, and behind them one that speaks HTTP.
@@ -79,6 +80,28 @@ pub fn start(
         .stdout(Stdio::null())
         .spawn()
         .expect("the test binary starts")
+}
+
+/// Load on `server` by an oracle that has heard of an ack, and of what came up to 300 ms behind it.
+pub fn load(server: &Server, directory: &Path, round: u64, random: &mut Random) -> Child {
+    let seed = random.next() | 1;
+    let oracle = start(directory, server.native, server.http, round, seed);
+    eventually("an ack", || {
+        std::fs::read_to_string(file_of(directory, round, 0))
+            .is_ok_and(|text| text.contains("\nA "))
+            .then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(random.below(300)));
+    oracle
+}
+
+/// The server is gone, and the oracle ends.
+#[track_caller]
+pub fn ended(mut oracle: Child) {
+    assert!(
+        oracle.wait().expect("our child").success(),
+        "the oracle failed"
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::forgetful::Forgetful;
 use crate::ground::path_text;
 use crate::number_from;
 use crate::oracle::{self, Random};
-use crate::server::{Server, directory, eventually, pinion, run};
+use crate::server::{Server, directory, pinion, run};
 
 const SHARDS: usize = 2;
 /// What a power cut leaves of unsynced writes, in turns.
@@ -28,7 +28,7 @@ const FATES: [CrashMode; 4] = [
 ];
 
 /// The other way of making a write durable from the next start on: both must keep what is acked.
-fn change_sync_method(data: &Path) {
+pub fn change_sync_method(data: &Path) {
     let mut profile = Profile::stored(data).expect("kept since the first start");
     profile.sync_method = match &*profile.sync_method {
         "dsync" => "fdatasync".into(),
@@ -47,20 +47,10 @@ fn load_until_the_power_goes(
     round: u64,
     random: &mut Random,
 ) {
-    let seed = random.next() | 1;
-    let mut oracle = oracle::start(notes, server.native, server.http, round, seed);
-    eventually("an ack", || {
-        std::fs::read_to_string(oracle::file_of(notes, round, 0))
-            .is_ok_and(|text| text.contains("\nA "))
-            .then_some(())
-    });
-    std::thread::sleep(Duration::from_millis(random.below(300)));
+    let oracle = oracle::load(&server, notes, round, random);
     disk.power_off();
     server.kill();
-    assert!(
-        oracle.wait().expect("our child").success(),
-        "the oracle failed"
-    );
+    oracle::ended(oracle);
 }
 
 #[test]
