@@ -42,6 +42,8 @@ const SLICE_BYTES: u64 = 128 * 1024;
 const SLICE_BYTES_MOST: u64 = 4 << 20;
 /// About as many are released while two checkpoints are written, beside those that they wait for.
 const SEGMENTS_IN_TWO_CHECKPOINTS: u64 = 6;
+/// And so many are made beside all that while a device is slow for a second, and the checkpoints with it.
+const SEGMENTS_OF_A_SLOW_SECOND: u64 = 1;
 /// Files of so many segments are nobody's trouble, however little is alive.
 const FEW_SEGMENTS: u64 = 8;
 /// After something that time may mend.
@@ -340,7 +342,8 @@ impl<D: Driver> Shard<D> {
         let log = &self.core.partition.log;
         let checkpoints = 2 * Checkpointer::bytes_of_next(&self.core.partition);
         let waiting = checkpoints + SEGMENTS_IN_TWO_CHECKPOINTS * log.segment_bytes();
-        log.ahead_bytes() + log.waiting_bytes().max(waiting)
+        let slow = SEGMENTS_OF_A_SLOW_SECOND * log.segment_bytes();
+        log.ahead_bytes() + log.waiting_bytes().max(waiting) + slow
     }
 
     /// By how much the log's files take more than they may.
