@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -117,13 +117,23 @@ pub fn shutdown(socket: &OwnedFd) {
     let _ = SockRef::from(socket).shutdown(Shutdown::Both);
 }
 
-/// As [`shutdown`], and a client that is still sending is told at once: the close that follows resets the connection
-/// (SO_LINGER 0, socket(7)). Without it, what came in and is not read shuts the window, and the client waits until the kernel
-/// gives it up.
+/// As [`shutdown`], and a client that has all of its answer and is still sending is told at once: the close that follows resets
+/// the connection (SO_LINGER 0, socket(7)). Without it, what came in and is not read shuts the window, and the client waits until
+/// the kernel gives it up. While some of the answer is on its way it is closed as usual: a reset would overtake the rest.
 pub fn reset(socket: &OwnedFd) {
-    // Where it is no such socket any more there is nobody to tell.
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    if has_arrived(socket) {
+        // Where it is no such socket any more there is nobody to tell.
+        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    }
     shutdown(socket);
+}
+
+/// Whether the other side's kernel has acknowledged all that was sent (SIOCOUTQ, tcp(7)).
+fn has_arrived(socket: &OwnedFd) -> bool {
+    let mut left: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one int, which outlives the call.
+    let told = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+    told == 0 && left == 0
 }
 
 /// End our direction behind what was sent; the other side may go on. A connection that is gone is fine.
@@ -223,9 +233,10 @@ mod tests {
                 .unwrap_err()
                 .kind()
         });
-        std::thread::sleep(Duration::from_millis(300));
         let accepted: OwnedFd = accepted.into();
         shutdown_write(&accepted);
+        // Until the window is shut and our end has arrived, which is acknowledged a while later.
+        std::thread::sleep(Duration::from_millis(300));
         reset(&accepted);
         // As a receive that is armed does: what is there is read to the end, and then the socket is closed.
         let mut accepted = TcpStream::from(accepted);
@@ -239,6 +250,28 @@ mod tests {
             ),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_reset_does_not_overtake_an_answer() {
+        let (listener, address) = listen(local(), &ListenOptions::default()).unwrap();
+        let listener = Socket::from(listener);
+        let client = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        client.connect(&address.into()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        // More than the client's kernel takes before the client reads, and less than ours takes from us.
+        accepted.set_send_buffer_size(1 << 20).unwrap();
+        let answer = vec![7; 200_000];
+        let mut accepted = TcpStream::from(accepted);
+        io::Write::write_all(&mut accepted, &answer).unwrap();
+        let accepted: OwnedFd = accepted.into();
+        shutdown_write(&accepted);
+        reset(&accepted);
+        drop(accepted);
+        let mut read = Vec::new();
+        io::Read::read_to_end(&mut TcpStream::from(client), &mut read).unwrap();
+        assert!(read == answer, "{} bytes arrived", read.len());
     }
 
     #[test]
