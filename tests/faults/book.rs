@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 
+use crate::ground::path_text;
 use crate::oracle::{self, STREAM, WORKERS};
-use crate::server::Server;
+use crate::server::{Server, pinion, run};
 
 /// One send that the oracle wrote down.
 pub struct Sent {
@@ -87,6 +88,35 @@ impl fmt::Display for Counts {
             self.sent, self.acked, self.found, self.unacked_found, self.buffered_lost
         )
     }
+}
+
+/// The end of a test: everything is there, there was enough of it to say something, and offline nothing is damaged. What was done
+/// is printed with the counts.
+#[track_caller]
+pub fn close(server: Server, data: &Path, book: &Book, shards: usize, least: u64, done: &str) {
+    let counts =
+        verify(&server, book, shards, 8).unwrap_or_else(|why| panic!("at the end, {done}: {why}"));
+    println!("{done}: {counts}");
+    assert!(
+        counts.acked as u64 > least,
+        "the load was too small to say anything: {} acks",
+        counts.acked
+    );
+    server.stop();
+    run(&mut pinion(&["verify", path_text(data)]), 0);
+}
+
+/// What a test that breaks a promise must come to: of the one round that `notes` has a durable ack is missed.
+#[track_caller]
+pub fn miss_an_ack(server: Server, notes: &Path, shards: usize) {
+    let mut book = Book::new();
+    read_notes(&mut book, notes, 0);
+    let why = match verify(&server, &book, shards, 1) {
+        Ok(counts) => panic!("{} acked, nobody missed anything", counts.acked),
+        Err(why) => why,
+    };
+    assert!(why.contains("acked durably and is lost"), "{why}");
+    server.stop();
 }
 
 /// Reads everything back and holds it against the book. Of `histories` keys the history is walked, a read of the device for

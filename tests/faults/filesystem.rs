@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use client::{Code, Condition, ContentType, Error, Record};
 
-use crate::book::{Book, read_notes, verify};
+use crate::book::{Book, close, read_notes, verify};
 use crate::ground::{Ground, Journal, Kind, path_text, system};
 use crate::http::Connection;
 use crate::number_from;
@@ -125,7 +125,7 @@ fn shut_down_under_load(kind: Kind) {
         if let Err(why) = verify(&server, &book, SHARDS.into(), 1) {
             panic!("before round {round}: {why}");
         }
-        let mut oracle = oracle::start(
+        let oracle = oracle::start(
             notes.path(),
             server.native,
             server.http,
@@ -145,23 +145,20 @@ fn shut_down_under_load(kind: Kind) {
         } else {
             server.kill();
         }
-        assert!(
-            oracle.wait().expect("our child").success(),
-            "the oracle failed"
-        );
+        oracle::ended(oracle);
         read_notes(&mut book, notes.path(), round);
         ground.remount();
     }
     let server = Server::start(data.path(), SHARDS.into());
-    let c =
-        verify(&server, &book, SHARDS.into(), 8).unwrap_or_else(|why| panic!("at the end: {why}"));
-    println!("{rounds} shutdowns of {kind:?}: {c}");
-    assert!(
-        c.acked > 50 * rounds as usize,
-        "the load was too small to say anything"
+    let done = format!("{rounds} shutdowns of {kind:?}");
+    close(
+        server,
+        data.path(),
+        &book,
+        SHARDS.into(),
+        50 * rounds,
+        &done,
     );
-    server.stop();
-    run(&mut pinion(&["verify", path_text(data.path())]), 0);
 }
 
 /// The log cannot be written: every shard refuses, says why, and acks nothing of the load that goes on.

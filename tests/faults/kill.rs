@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use crate::book::{Book, read_notes, verify};
+use crate::book::{Book, close, read_notes, verify};
 use crate::number_from;
 use crate::oracle::{self, Random};
-use crate::server::{Server, directory, pinion, run};
+use crate::server::{Server, directory};
 
 /// Kills of one directory before it is left for a new one.
 const KILLS_EACH: u64 = 10;
@@ -45,7 +45,7 @@ fn acked_records_survive_kills() {
             if let Err(why) = verify(&server, &book, shards, 1) {
                 panic!("before round {round}, {what}: {why}");
             }
-            let mut oracle = oracle::start(
+            let oracle = oracle::start(
                 notes.path(),
                 server.native,
                 server.http,
@@ -55,26 +55,11 @@ fn acked_records_survive_kills() {
             // How long the load runs is what is random here, nothing waits for it.
             std::thread::sleep(Duration::from_millis(50 + random.below(200)));
             server.kill();
-            assert!(
-                oracle.wait().expect("our child").success(),
-                "the oracle failed"
-            );
+            oracle::ended(oracle);
             read_notes(&mut book, notes.path(), round);
         }
         let server = start(&[]);
-        match verify(&server, &book, shards, 8) {
-            Ok(c) => {
-                println!("{what}, {rounds} kills: {c}");
-                assert!(
-                    c.acked > 100 * rounds as usize,
-                    "the load was too small to say anything: {} acks",
-                    c.acked
-                );
-            }
-            Err(why) => panic!("after the last kill, {what}: {why}"),
-        }
-        server.stop();
-        let text = data.path().to_str().expect("UTF-8").to_owned();
-        run(&mut pinion(&["verify", &text]), 0);
+        let done = format!("{what}, {rounds} kills");
+        close(server, data.path(), &book, shards, 100 * rounds, &done);
     }
 }

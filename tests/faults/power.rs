@@ -11,12 +11,11 @@ use rand::rngs::StdRng;
 use shard::profile::Profile;
 use sim::image::CrashMode;
 
-use crate::book::{Book, read_notes, verify};
+use crate::book::{Book, close, miss_an_ack, read_notes, verify};
 use crate::forgetful::Forgetful;
-use crate::ground::path_text;
 use crate::number_from;
 use crate::oracle::{self, Random};
-use crate::server::{Server, directory, pinion, run};
+use crate::server::{Server, directory};
 
 const SHARDS: usize = 2;
 /// What a power cut leaves of unsynced writes, in turns.
@@ -89,17 +88,11 @@ fn acked_records_survive_power_cuts() {
         change_sync_method(data.path());
     }
     let server = Server::start(data.path(), SHARDS);
-    let c = verify(&server, &book, SHARDS, 8).unwrap_or_else(|why| panic!("at the end: {why}"));
-    println!(
-        "{rounds} power cuts and {cut_recoveries} in or behind a recovery, {fates} unsynced writes and names found a fate, {:?}: {c}",
+    let done = format!(
+        "{rounds} power cuts and {cut_recoveries} in or behind a recovery, {fates} unsynced writes and names found a fate, {:?}",
         disk.syncs()
     );
-    assert!(
-        c.acked > 20 * rounds as usize,
-        "the load was too small to say anything"
-    );
-    server.stop();
-    run(&mut pinion(&["verify", path_text(data.path())]), 0);
+    close(server, data.path(), &book, SHARDS, 20 * rounds, &done);
 }
 
 #[test]
@@ -113,13 +106,6 @@ fn a_device_that_forgets_what_was_synced_is_noticed() {
     disk.lie();
     load_until_the_power_goes(server, &disk, notes.path(), 0, &mut Random(1));
     disk.power_on(&mut rng, CrashMode::DropAll);
-    let mut book = Book::new();
-    read_notes(&mut book, notes.path(), 0);
     let server = Server::start(data.path(), SHARDS);
-    let why = match verify(&server, &book, SHARDS, 1) {
-        Ok(counts) => panic!("{} acked, nobody missed anything", counts.acked),
-        Err(why) => why,
-    };
-    assert!(why.contains("acked durably and is lost"), "{why}");
-    server.stop();
+    miss_an_ack(server, notes.path(), SHARDS);
 }
